@@ -7,9 +7,11 @@ import (
 	"context"
 	"crypto/subtle"
 	"errors"
+	"maps"
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/gofiber/fiber/v2"
@@ -51,6 +53,9 @@ type Auth struct {
 	c        Config
 	sessions Sessions
 	tokens   Tokens
+
+	mu        sync.Mutex
+	signedOut map[*func()]struct{}
 }
 
 // New returns the middleware's owner.
@@ -75,7 +80,8 @@ func (a *Auth) Middleware(c *fiber.Ctx) error {
 	query := c.Query("access_token")
 	switch cookie := c.Cookies(Cookie); {
 	case header != "":
-		if token, ok := bearer(header); ok {
+		// A device's token is for intake, which looks it up itself.
+		if token, ok := bearer(header); ok && !strings.HasPrefix(token, "mrd_") {
 			id.principal = a.tokens.PrincipalByToken(token)
 		}
 	case query != "":
@@ -109,7 +115,7 @@ func (a *Auth) guard(c *fiber.Ctx, id *identity) error {
 	if !a.OwnOrigin(c) {
 		return devices.ErrForbidden
 	}
-	if id.session == nil {
+	if id.session == nil || c.Path() == "/login" { // signing in may replace a session that the form does not know of
 		return nil
 	}
 	sent := c.Get(CSRFHeader)
@@ -217,7 +223,29 @@ func (a *Auth) SignOut(c *fiber.Ctx) error {
 	if secret == "" {
 		return nil
 	}
-	return a.sessions.SignOut(c.UserContext(), secret)
+	err := a.sessions.SignOut(c.UserContext(), secret)
+	a.mu.Lock()
+	tell := slices.Collect(maps.Keys(a.signedOut))
+	a.mu.Unlock()
+	for _, f := range tell {
+		(*f)()
+	}
+	return err
+}
+
+// WatchSignOut calls f after each sign-out, until cancel, so that connections of that session can end.
+func (a *Auth) WatchSignOut(f func()) (cancel func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.signedOut == nil {
+		a.signedOut = map[*func()]struct{}{}
+	}
+	a.signedOut[&f] = struct{}{}
+	return func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		delete(a.signedOut, &f)
+	}
 }
 
 func (a *Auth) setCookie(c *fiber.Ctx, value string, expires time.Time) {

@@ -1,0 +1,333 @@
+package live
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"millrace/dashboard/socket"
+	"millrace/devices"
+	"millrace/fanout"
+)
+
+// timeEvery is how often the server's time is told at the latest: the protocol says each second.
+const timeEvery = 900 * time.Millisecond
+
+// A session is one viewer's WebSocket. The reading goroutine only parses messages into the inbox; the writing one does what
+// they ask and owns all the rest. So answers and frames are in order, and a viewer that takes nothing holds up itself.
+type session struct {
+	h      *Handler
+	conn   *socket.Conn
+	viewer *viewer
+
+	mu     sync.Mutex
+	inbox  []incoming
+	size   int               // bytes of the inbox
+	credit map[uint32]uint64 // painted up to, by subscription; what came since is merged
+	pinged bool
+	tokens float64 // what is left of the message rate
+	last   time.Time
+
+	subs []*subscription // by rising age
+	told time.Time       // when the time was last told
+}
+
+// incoming is a request, or why it is none.
+type incoming struct {
+	request
+	err error
+}
+
+type subscription struct {
+	id    uint32
+	group devices.GroupPath
+	delivery
+	enc fanout.Encoder
+	*fanout.Subscription
+}
+
+// Message implements socket.Session. Credits and pings are merged with those that wait, so that only subscriptions can
+// fill the inbox of a viewer that takes no answers.
+func (s *session) Message(text bool, p []byte) error {
+	if !text {
+		return &socket.CloseError{Code: socket.UnsupportedData, Reason: "control messages are JSON text"}
+	}
+	r, err := parseRequest(p)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	if s.last.IsZero() {
+		s.tokens = messageBurst
+	} else {
+		s.tokens = min(messageBurst, s.tokens+now.Sub(s.last).Seconds()*messageRate)
+	}
+	s.last = now
+	if s.tokens--; s.tokens < 0 {
+		return &socket.CloseError{Code: socket.TooManyMessages, Reason: fmt.Sprintf("more than %d control messages a second", messageRate)}
+	}
+	switch {
+	case err == nil && r.Type == "credit":
+		// It can go before what waits in the inbox: it is for a frame that was sent, so for a subscription that was answered.
+		if s.credit == nil {
+			s.credit = make(map[uint32]uint64, 1)
+		}
+		if _, known := s.credit[r.ID]; known || len(s.credit) < maxSubscriptions {
+			s.credit[r.ID] = max(s.credit[r.ID], r.Seq)
+		}
+	case err == nil && r.Type == "ping":
+		s.pinged = true
+	default:
+		if s.size += len(p); len(s.inbox) >= maxWaiting || s.size > maxWaitingBytes {
+			return &socket.CloseError{Code: socket.TooManyMessages, Reason: "too many control messages wait to be answered"}
+		}
+		s.inbox = append(s.inbox, incoming{r, err})
+	}
+	s.conn.Wake()
+	return nil
+}
+
+// buffers are for messages on their way out; viewers with nothing to say hold none.
+var buffers = sync.Pool{New: func() any { return new([]byte) }}
+
+// Write implements socket.Session.
+func (s *session) Write(now time.Time) (rest time.Duration, err error) {
+	buf := buffers.Get().(*[]byte)
+	defer func() {
+		if cap(*buf) <= 64<<10 {
+			*buf = (*buf)[:0]
+			buffers.Put(buf)
+		}
+	}()
+	for {
+		*buf = (*buf)[:0]
+		*buf, err = s.answer(*buf, now)
+		if err == nil && (s.viewer.recheck.Swap(false) || s.expired(now)) {
+			*buf, err = s.review(*buf, now)
+		}
+		if err == nil && now.Sub(s.told) >= timeEvery {
+			*buf = s.appendTime(*buf, now)
+		}
+		if len(*buf) > 0 {
+			if failed := s.conn.Send(*buf); failed != nil {
+				return 0, failed
+			}
+		}
+		if err != nil {
+			return 0, err
+		}
+		more, err := s.frames(buf, now)
+		if err != nil {
+			return 0, err
+		}
+		if now = time.Now(); !more && now.Sub(s.told) < timeEvery {
+			return timeEvery - now.Sub(s.told), nil
+		}
+	}
+}
+
+// frames sends at most one update of each subscription, so that none waits for another's second one. It reports whether there
+// may be more to do at once.
+func (s *session) frames(buf *[]byte, now time.Time) (more bool, err error) {
+	for i := 0; i < len(s.subs); i++ {
+		if s.viewer.recheck.Load() {
+			return true, nil
+		}
+		sub := s.subs[i]
+		u, ok := sub.Next(now)
+		if !ok {
+			if sub.Err() != nil {
+				*buf = s.closed((*buf)[:0], i, reasonGone)
+				i--
+				if err := s.conn.Send(*buf); err != nil {
+					return false, err
+				}
+			}
+			continue
+		}
+		more = true
+		if len(u.Added)+len(u.Removed) > 0 {
+			*buf = appendMessage((*buf)[:0], seriesMessage{"series", sub.id, members(u.Added), orEmpty(u.Removed)})
+			if err := s.conn.Send(*buf); err != nil {
+				return false, err
+			}
+		}
+		if u.Frame == nil {
+			continue
+		}
+		p := u.Frame.Packet(sub.enc, sub.id)
+		s.h.frames.Add(1)
+		s.h.frameBytes.Add(uint64(len(p)))
+		if u.Frame.Snapshot {
+			s.h.snapshots.Add(1)
+		}
+		if err := s.conn.Send(p); err != nil {
+			return false, err
+		}
+		if sub.auto {
+			sub.Painted(u.Frame.Seq)
+		}
+	}
+	return more, nil
+}
+
+// answer does what the waiting messages ask and appends the answers.
+func (s *session) answer(dst []byte, now time.Time) ([]byte, error) {
+	s.mu.Lock()
+	inbox, credit, pinged := s.inbox, s.credit, s.pinged
+	s.inbox, s.size, s.credit, s.pinged = nil, 0, nil, false
+	s.mu.Unlock()
+	for id, seq := range credit {
+		if sub := s.find(id); sub != nil { // else it crossed the subscription's end: no fault of the client's
+			sub.Painted(seq)
+		}
+	}
+	for i := range inbox {
+		r := &inbox[i]
+		if r.err == nil {
+			dst, r.err = s.do(dst, &r.request, now)
+		}
+		if r.err != nil {
+			s.h.refused.Add(1)
+			dst = appendMessage(dst, refusal(&r.request, r.err))
+		}
+	}
+	if pinged {
+		dst = s.appendTime(dst, now)
+	}
+	return dst, nil
+}
+
+// A coded error is answered with its own code.
+type coded struct{ code, message string }
+
+func (e *coded) Error() string { return e.message }
+
+func refusal(r *request, err error) errorMessage {
+	m := errorMessage{Type: "error", ID: &r.ID, Code: errorCode(err), Message: err.Error()}
+	if r.Type == "" || r.Type == "ping" {
+		m.ID = nil
+	}
+	if c, ok := errors.AsType[*coded](err); ok {
+		m.Code = c.code
+	} else if m.Code == codeInternal {
+		m.Message = "internal error"
+	}
+	return m
+}
+
+func (s *session) do(dst []byte, r *request, now time.Time) ([]byte, error) {
+	switch r.Type {
+	case "subscribe":
+		return s.subscribe(dst, r, now)
+	case "unsubscribe":
+		for i, sub := range s.subs {
+			if sub.id == r.ID {
+				s.drop(i)
+				return dst, nil
+			}
+		}
+		return dst, &coded{codeNotFound, "there is no subscription with this id"}
+	}
+	return dst, &coded{codeUnsupported, "commands are not supported by this server"}
+}
+
+func (s *session) subscribe(dst []byte, r *request, now time.Time) ([]byte, error) {
+	o, d, err := r.options()
+	if err != nil {
+		return dst, err
+	}
+	if s.find(r.ID) != nil {
+		return dst, &coded{codeExists, "a subscription with this id is open"}
+	}
+	if len(s.subs) >= maxSubscriptions {
+		return dst, &coded{codeTooMany, fmt.Sprintf("a connection may have %d subscriptions", maxSubscriptions)}
+	}
+	o.Wake = s.conn.Wake
+	sub, start, err := s.h.subscribe(s.h.principal(s.viewer, now), o)
+	if err != nil {
+		if errorCode(err) == codeInternal {
+			s.h.log.Error("subscribing failed", "group", string(o.Group), "err", err)
+		}
+		return dst, err
+	}
+	enc := s.h.binary
+	if d.json {
+		enc = s.h.json
+	}
+	s.subs = append(s.subs, &subscription{id: r.ID, group: o.Group, delivery: d, enc: enc, Subscription: sub})
+	return appendMessage(dst, subscribedMessage{"subscribed", r.ID, start.Epoch, start.Seq, members(start.Series)}), nil
+}
+
+// expired reports whether the viewer's time is over.
+func (s *session) expired(now time.Time) bool {
+	return !s.viewer.expires.IsZero() && !now.Before(s.viewer.expires)
+}
+
+// review ends what the viewer may not see any more.
+func (s *session) review(dst []byte, now time.Time) ([]byte, error) {
+	p := s.h.principal(s.viewer, now)
+	for i := 0; i < len(s.subs); i++ {
+		if reason := s.h.sees(p, s.subs[i].group); reason != "" {
+			dst = s.closed(dst, i, reason)
+			i--
+		}
+	}
+	switch {
+	case p != nil:
+		return dst, nil
+	case s.expired(now) || s.viewer.ended.Load():
+		return dst, &socket.CloseError{Code: socket.Expired, Reason: "the session or token has ended: sign in again"}
+	}
+	return dst, &socket.CloseError{Code: socket.Revoked, Reason: "the user or token is no longer known: sign in again"}
+}
+
+// closed drops the subscription and appends why.
+func (s *session) closed(dst []byte, i int, reason string) []byte {
+	if reason == reasonForbidden {
+		s.h.revoked.Add(1)
+	}
+	id := s.subs[i].id
+	s.drop(i)
+	return appendMessage(dst, closedMessage{"closed", id, reason})
+}
+
+func (s *session) drop(i int) {
+	s.subs[i].Close()
+	s.subs = append(s.subs[:i], s.subs[i+1:]...)
+}
+
+func (s *session) find(id uint32) *subscription {
+	for _, sub := range s.subs {
+		if sub.id == id {
+			return sub
+		}
+	}
+	return nil
+}
+
+func (s *session) appendTime(dst []byte, now time.Time) []byte {
+	s.told = now
+	return appendMessage(dst, timeMessage{"time", now.UnixMilli()})
+}
+
+// End implements socket.Session.
+func (s *session) End() {
+	s.h.remove(s.viewer)
+	for _, sub := range s.subs {
+		sub.Close()
+	}
+}
+
+func appendMessage(dst []byte, v any) []byte {
+	start := len(dst)
+	return socket.Seal(appendJSON(socket.Begin(dst), v), start, true)
+}
+
+// orEmpty makes a nil list one that JSON shows as [].
+func orEmpty[T any](s []T) []T {
+	if s == nil {
+		return []T{}
+	}
+	return s
+}

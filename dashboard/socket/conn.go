@@ -1,0 +1,259 @@
+package socket
+
+import (
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gofiber/contrib/websocket"
+)
+
+// A Session is what a protocol does with a connection. Message runs on the goroutine that reads, Write on the one that
+// writes; each is called by one goroutine at a time, but both at once.
+type Session interface {
+	// Message takes a message of the client, which is not its own after it returns. An error ends the connection: a *CloseError
+	// with its code, any other with InternalError.
+	Message(text bool, p []byte) error
+
+	// Write sends what is due with Conn.Send, which may block as long as the peer takes nothing, and returns how long it can be left
+	// alone. It is called again after that time or after Wake, whatever is first. An error ends the connection as that of Message does.
+	Write(now time.Time) (rest time.Duration, err error)
+
+	// End is called last, when both goroutines have ended.
+	End()
+}
+
+// A CloseError ends a connection with a code and a reason of at most 123 bytes.
+type CloseError struct {
+	Code   Code
+	Reason string
+}
+
+func (e *CloseError) Error() string { return e.Reason }
+
+// errEnded is what Send answers when the connection is closing.
+var errEnded = errors.New("socket: connection has ended")
+
+// A Conn is one WebSocket connection. Wake and Close may be called by anyone; Send belongs to the writing goroutine.
+type Conn struct {
+	server *Server
+	ws     *websocket.Conn // reads only; all writes go around it, see Send
+	net    net.Conn        // below fasthttp's wrapper, whose Close does nothing
+	wake   chan struct{}
+
+	heard  atomic.Int64 // Unix seconds of the last byte read
+	pinged int64        // Unix seconds of the last ping asked for; the keep-alive's own
+	peer   bool         // the peer has sent its close frame; the reading goroutine's own
+
+	mu      sync.Mutex
+	ending  bool
+	code    Code   // with ending: what to tell the peer; 0: nothing
+	reason  string // with ending
+	ping    bool   // a ping is due
+	pong    bool   // a pong is due
+	payload []byte // of that pong
+}
+
+// Wake makes the writing goroutine look again for what is due. It never blocks.
+func (c *Conn) Wake() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Close tells the peer why, as far as it still listens, and ends the connection. Only the first call counts. It does not wait.
+func (c *Conn) Close(code Code, reason string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ending {
+		return
+	}
+	c.ending, c.code, c.reason = true, code, reason
+	// From here on writing has a deadline, also the write that is blocked on a peer that takes nothing.
+	_ = c.net.SetWriteDeadline(time.Now().Add(closeWait))
+	c.Wake()
+}
+
+// hangup ends the connection without a word.
+func (c *Conn) hangup() {
+	c.Close(0, "")
+	_ = c.net.Close()
+}
+
+// Send writes sealed messages (Seal), one or several in one piece, with one write(2). It goes past the WebSocket package, which
+// would copy, or write header and payload apart, and whose answers to pings would put a deadline on a write that is
+// blocked. Writes have no deadline: a peer that takes nothing holds this goroutine only, until the keep-alive finds it dead.
+func (c *Conn) Send(messages []byte) error {
+	n, err := c.net.Write(messages)
+	c.server.bytes.Add(uint64(n))
+	return err
+}
+
+// control writes the control frames that are due; errEnded after the close frame.
+func (c *Conn) control() error {
+	c.mu.Lock()
+	if !c.ending && !c.ping && !c.pong {
+		c.mu.Unlock()
+		return nil
+	}
+	var buf []byte
+	if c.pong {
+		buf = appendControl(buf, opPong, c.payload)
+	}
+	if c.ping {
+		buf = appendControl(buf, opPing, nil)
+	}
+	c.ping, c.pong, c.payload = false, false, nil
+	ending := c.ending
+	if ending && c.code != 0 {
+		reason := c.reason[:min(len(c.reason), 123)]
+		buf = appendControl(buf, opClose, append(binary.BigEndian.AppendUint16(nil, uint16(c.code)), reason...))
+	}
+	c.mu.Unlock()
+	if len(buf) > 0 {
+		if err := c.Send(buf); err != nil {
+			return err
+		}
+	}
+	if ending {
+		return errEnded
+	}
+	return nil
+}
+
+// write is the writing goroutine.
+func (c *Conn) write(s Session) {
+	defer func() {
+		if c.server.recovered(recover()) {
+			c.Close(InternalError, "internal error")
+			_ = c.control()
+		}
+		// The peer may take a moment to answer the close frame; RFC 6455, 7.1.1 lets the server close first.
+		_ = c.net.SetReadDeadline(time.Now().Add(closeWait))
+	}()
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		if err := c.control(); err != nil {
+			if err != errEnded {
+				c.hangup()
+			}
+			return
+		}
+		rest, err := s.Write(time.Now())
+		if err != nil {
+			c.fail(err)
+			continue // to control, which sends the close frame
+		}
+		timer.Reset(rest)
+		select {
+		case <-c.wake:
+		case <-timer.C:
+		}
+	}
+}
+
+// fail closes the connection for what a session answered.
+func (c *Conn) fail(err error) {
+	if e, ok := errors.AsType[*CloseError](err); ok {
+		c.Close(e.Code, e.Reason)
+	} else if _, ok := errors.AsType[net.Error](err); ok {
+		c.hangup() // Send failed: the peer is gone
+	} else {
+		c.server.log.Error("a live session failed", "err", err)
+		c.Close(InternalError, "internal error")
+	}
+}
+
+// read is the reading goroutine. It returns when the connection has ended in its direction.
+func (c *Conn) read(s Session) {
+	defer func() {
+		if c.server.recovered(recover()) {
+			c.Close(InternalError, "internal error")
+		}
+	}()
+	c.ws.SetReadLimit(c.server.c.MaxMessage)
+	c.ws.SetPingHandler(func(payload string) error {
+		c.heard.Store(time.Now().Unix())
+		c.mu.Lock()
+		c.pong, c.payload = true, []byte(payload) // only the last of several needs an answer (RFC 6455, 5.5.3)
+		c.mu.Unlock()
+		c.Wake()
+		return nil
+	})
+	c.ws.SetPongHandler(func(string) error {
+		c.heard.Store(time.Now().Unix())
+		return nil
+	})
+	c.ws.SetCloseHandler(func(code int, _ string) error {
+		c.peer = true
+		if code == websocket.CloseNoStatusReceived {
+			code = int(Normal)
+		}
+		c.Close(Code(code), "")
+		return nil
+	})
+	var buf []byte
+	for {
+		kind, r, err := c.ws.NextReader()
+		if err == nil {
+			buf, err = readAll(buf[:0], r)
+		}
+		if err != nil {
+			c.ended()
+			return
+		}
+		c.heard.Store(time.Now().Unix())
+		if err := s.Message(kind == websocket.TextMessage, buf); err != nil {
+			c.fail(err)
+			c.drain()
+			return
+		}
+		if cap(buf) > keepBuffer {
+			buf = nil
+		}
+	}
+}
+
+// ended is called when reading has failed: the peer closed the connection, broke the protocol (which the WebSocket package has
+// told it), or is gone.
+func (c *Conn) ended() {
+	c.mu.Lock()
+	ending := c.ending
+	c.mu.Unlock()
+	if !c.peer && !ending {
+		c.hangup()
+	}
+}
+
+// drain waits until the peer has answered the close frame or closeWait is over, so that closing with unread data does not reset the
+// connection under the frame.
+func (c *Conn) drain() {
+	for {
+		if _, _, err := c.ws.NextReader(); err != nil {
+			return
+		}
+	}
+}
+
+// readAll is io.ReadAll into a buffer that is kept.
+func readAll(buf []byte, r io.Reader) ([]byte, error) {
+	for {
+		if len(buf) == cap(buf) {
+			buf = append(buf, make([]byte, max(256, len(buf)))...)[:len(buf)]
+		}
+		n, err := r.Read(buf[len(buf):cap(buf)])
+		buf = buf[:len(buf)+n]
+		if err == io.EOF {
+			return buf, nil
+		}
+		if err != nil {
+			return buf, err
+		}
+	}
+}
