@@ -1,0 +1,3 @@
+package spine
+
+func crashChild(string) {}
