@@ -87,6 +87,7 @@ func New(c Config, d Deps, log *slog.Logger) *App {
 		DisableStartupMessage:   true,
 		ErrorHandler:            a.handleError,
 		Immutable:               true, // strings of a request may be kept; the copies cost less than one that is forgotten
+		CaseSensitive:           true,
 		UnescapePath:            true, // a group may be written with %2F
 		BodyLimit:               c.MaxBody,
 		ReadBufferSize:          16 << 10, // the longest request line and headers
@@ -110,7 +111,7 @@ func (a *App) limits(h *fasthttp.RequestHeader) (r fasthttp.RequestConfig) {
 	switch {
 	case strings.HasSuffix(path, "/stream") && strings.HasPrefix(path, "/api/v1/groups/"):
 		r.WriteTimeout = 10 * 365 * 24 * time.Hour
-	case strings.HasSuffix(path, "/telemetry"), strings.HasSuffix(path, "/import"), path == "/write", path == "/api/v2/write":
+	case strings.HasSuffix(path, "/telemetry"), path == "/api/v1/devices.csv", path == "/write", path == "/api/v2/write":
 		r.MaxRequestBodySize = a.c.MaxIngestBody
 	case strings.HasPrefix(path, "/debug/pprof"):
 		r.WriteTimeout = 10 * time.Minute // profiles take as long as they are asked to

@@ -285,6 +285,13 @@ func (p packet) AppendFrame(dst []byte, f *fanout.Frame, id uint32) []byte {
 	return socket.Seal(p.Encoder.AppendFrame(socket.Begin(dst), f, id), start, p.text)
 }
 
+// AppendRenumbered implements fanout.Renumberer: the message of another subscription number is copied, header aside.
+func (p packet) AppendRenumbered(dst, message []byte, id uint32) []byte {
+	start := len(dst)
+	r := p.Encoder.(fanout.Renumberer) // both of wire's are
+	return socket.Seal(r.AppendRenumbered(socket.Begin(dst), socket.Payload(message), id), start, p.text)
+}
+
 // errNoGroup is the answer for a group that is not there and for one that may not be seen: they can't be told apart.
 var errNoGroup = &noGroup{}
 

@@ -42,6 +42,17 @@ func Seal(dst []byte, start int, text bool) []byte {
 	return dst
 }
 
+// Payload is what was sealed in a message.
+func Payload(message []byte) []byte {
+	switch message[1] {
+	case 127:
+		return message[10:]
+	case 126:
+		return message[4:]
+	}
+	return message[2:]
+}
+
 // appendControl appends a control frame; its payload is at most 125 bytes.
 func appendControl(dst []byte, op byte, payload []byte) []byte {
 	dst = append(dst, op, byte(len(payload)))
