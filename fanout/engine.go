@@ -44,6 +44,7 @@ type Engine struct {
 	base     time.Time  // what monotonic times count from: the first time that was seen
 	seen     int64      // the newest time, monotonic
 	seq      uint64     // the last tick's number, of whichever group
+	moves    uint64     // changes of which series is in which groups
 	groups   map[devices.GroupPath]*group
 	cells    map[string]*cell // by cellKey
 	cold     []cold           // by SeriesID
@@ -96,6 +97,7 @@ const (
 type cold struct {
 	series *devices.Series // nil: not set
 	groups []*group        // with those above, sorted by path
+	since  []uint64        // Engine.moves when it came into each of them
 }
 
 // textLon holds what strings and locations have beside a number.

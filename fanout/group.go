@@ -44,6 +44,7 @@ type cell struct {
 	// Guarded by Engine.mu.
 	slots []devices.SeriesID // 0: retired. A slot is never used again, as ticks in the ring may still name it
 	live  int
+	left  []retired
 	ring  []*tick // by rising seq
 	floor uint64  // ticks up to it are gone
 	dead  bool    // had neither series nor ticks when trimOld last looked
@@ -62,6 +63,14 @@ type cell struct {
 	rateEnd   int64 // Unix ms
 	second    int   // index of the present second in rate
 	rate      [rateSeconds + 1]uint32
+}
+
+// retired is a slot whose series went to another cell or away, as long as there are ticks that name it.
+type retired struct {
+	slot uint32
+	id   devices.SeriesID
+	move uint64 // Engine.moves then
+	seq  uint64 // the last tick that can name it
 }
 
 func (c *cell) setAux(p *point, a textLon) {
@@ -164,7 +173,14 @@ func (e *Engine) SetSeries(s devices.Series, groups []devices.GroupPath) {
 		in[i] = e.group(p)
 	}
 	now := was
-	now.groups = in
+	now.groups, now.since = in, make([]uint64, len(in))
+	e.moves++
+	for i, g := range in {
+		now.since[i] = e.moves
+		if k := slices.Index(was.groups, g); k >= 0 {
+			now.since[i] = was.since[k]
+		}
+	}
 	changed := was.series == nil || !equalSeries(was.series, &s)
 	if changed {
 		now.series = &s
@@ -208,6 +224,7 @@ func (e *Engine) RemoveSeries(id devices.SeriesID) {
 func (e *Engine) removeSeries(id devices.SeriesID, woken []*Subscription) []*Subscription {
 	was := e.cold[id]
 	e.cold[id] = cold{}
+	e.moves++
 	e.move(id, nil)
 	e.in.Lock()
 	e.series[id] = hot{}
@@ -239,6 +256,7 @@ func (e *Engine) move(id devices.SeriesID, to []*group) {
 		}
 		old.slots[slot] = 0
 		old.live--
+		old.left = append(old.left, retired{slot, id, e.moves, e.seq})
 	}
 	var c *cell
 	if to != nil {

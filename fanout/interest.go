@@ -101,7 +101,6 @@ type interest struct {
 // A member is a series in an interest, or one that was.
 type member struct {
 	series  *devices.Series
-	born    uint64 // version when it first came
 	since   uint64 // version when it last came
 	changed uint64 // version when it came, left or changed
 	life    uint32 // how often it has left
@@ -150,9 +149,19 @@ func (e *Engine) interest(g *group, m matcher, key string) *interest {
 		e.in.Unlock()
 		set.add(e.cold[id].series, c, slot)
 	}
+	// What a member was in another cell of the group is its, too: a viewer that resumes may not have been sent it.
+	for _, c := range g.cells {
+		for _, r := range c.left {
+			if k, ok := set.index[r.id]; ok {
+				if now := &e.cold[r.id]; now.since[slices.Index(now.groups, g)] < r.move {
+					set.place(k, c, r.slot)
+				}
+			}
+		}
+	}
 	set.version = 0
 	for i := range set.members {
-		set.members[i].born, set.members[i].since, set.members[i].changed = 0, 0, 0
+		set.members[i].since, set.members[i].changed = 0, 0
 	}
 	g.sets[key] = set
 	return set
@@ -169,7 +178,7 @@ func (s *interest) add(series *devices.Series, c *cell, slot uint32) bool {
 	k, ok := s.index[series.ID]
 	if !ok {
 		k = uint32(len(s.members))
-		s.members = append(s.members, member{born: s.version, gone: true})
+		s.members = append(s.members, member{gone: true})
 		s.index[series.ID] = k
 	}
 	m := &s.members[k]
@@ -178,13 +187,18 @@ func (s *interest) add(series *devices.Series, c *cell, slot uint32) bool {
 		s.live++
 	}
 	m.series, m.changed = series, s.version
+	s.place(k, c, slot)
+	return true
+}
+
+// place says that a slot is a member's.
+func (s *interest) place(index uint32, c *cell, slot uint32) {
 	slots := s.maps[c]
 	if n := int(slot) + 1; n > len(slots) {
 		slots = append(slots, make([]uint32, max(n, len(c.slots))-len(slots))...)
 		s.maps[c] = slots
 	}
-	slots[slot] = k + 1
-	return true
+	slots[slot] = index + 1
 }
 
 // remove takes a series out and reports whether it was in.

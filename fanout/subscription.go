@@ -41,8 +41,9 @@ type Subscription struct {
 	cursor   uint64 // Seq of the last frame sent
 	pos      uint64 // what came up to here is sent, in fold, or was nothing for this set
 	fold     *fold
-	fresh    bool   // the first frame is a snapshot, and has not been cut
-	told     uint64 // version of the members that the viewer knows
+	fresh    bool     // the first frame is a snapshot, and has not been cut
+	told     uint64   // version of the members that the viewer was told of
+	known    []uint64 // bits: indexes that the viewer knows
 	inFlight []uint64
 	idle     bool // Next had nothing: Wake is owed when that changes
 	closed   bool
@@ -88,9 +89,11 @@ func (e *Engine) Subscribe(o Options) (*Subscription, Start, error) {
 	}
 	s.join(g, int64(max(o.Pace, 0)))
 	set.subs = append(set.subs, s)
+	s.known = make([]uint64, (len(set.members)+63)/64)
 	for k := range set.members {
 		if m := &set.members[k]; !m.gone {
 			start.Series = append(start.Series, Member{uint32(k), m.series})
+			s.known[k/64] |= 1 << (k % 64)
 		}
 	}
 	// What was flushed is news for those who watch already.
@@ -203,14 +206,19 @@ func (s *Subscription) Next(now time.Time) (u Update, ok bool) {
 
 // changes tells what is different in the members since s was last told.
 func (s *Subscription) changes(u *Update) {
+	if n := (len(s.set.members) + 63) / 64; n > len(s.known) {
+		s.known = append(s.known, make([]uint64, n-len(s.known))...)
+	}
 	for k := range s.set.members {
-		m := &s.set.members[k]
+		m, word, bit := &s.set.members[k], &s.known[k/64], uint64(1)<<(k%64)
 		switch {
 		case m.changed <= s.told:
 		case !m.gone:
 			u.Added = append(u.Added, Member{uint32(k), m.series})
-		case m.born <= s.told:
+			*word |= bit
+		case *word&bit != 0:
 			u.Removed = append(u.Removed, uint32(k))
+			*word &^= bit
 		}
 	}
 	s.told = s.set.version

@@ -3,6 +3,7 @@ package fanout
 import (
 	"context"
 	"math"
+	"slices"
 	"sync"
 	"time"
 )
@@ -304,6 +305,7 @@ func (e *Engine) trim(c *cell, n int) {
 		}
 	}
 	c.floor = upTo
+	c.left = slices.DeleteFunc(c.left, func(r retired) bool { return r.seq <= upTo })
 	for _, k := range c.ring[:n] {
 		e.stored -= k.weight()
 		k.release()
