@@ -4,6 +4,7 @@ package pages
 
 import (
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -145,3 +146,52 @@ func Count(n int, one string) string {
 }
 
 func htmxHeaders(csrf string) string { return `{"` + CSRFHeader + `":"` + csrf + `"}` }
+
+// Number writes a value with the decimals it needs, at most six significant digits, and from a million on with an engineering
+// prefix; as web/src/format.ts does.
+func Number(v float64) string {
+	a := math.Abs(v)
+	for _, p := range []struct {
+		at     float64
+		suffix string
+	}{{1e12, " T"}, {1e9, " G"}, {1e6, " M"}} {
+		if a >= p.at {
+			return minus(strconv.FormatFloat(v/p.at, 'f', 3, 64) + p.suffix)
+		}
+	}
+	whole := 1
+	if a >= 1 {
+		whole = int(math.Floor(math.Log10(a))) + 1
+	}
+	most := max(0, 6-whole)
+	scale := 1.0
+	for d := 0; d <= most; d, scale = d+1, scale*10 {
+		if x := a * scale; math.Abs(x-math.Round(x)) <= 1e-9*max(1, x) {
+			return minus(strconv.FormatFloat(v, 'f', d, 64))
+		}
+	}
+	return minus(strconv.FormatFloat(v, 'f', max(0, min(most, 4-whole)), 64))
+}
+
+func minus(s string) string {
+	if rest, ok := strings.CutPrefix(s, "-"); ok {
+		if strings.Trim(rest, "0.") == "" {
+			return rest
+		}
+		return "−" + rest
+	}
+	return s
+}
+
+// ValueText writes the value of a sample as tables show it, without its unit.
+func ValueText(s devices.Sample) string {
+	switch s.Kind {
+	case devices.Bool:
+		return strconv.FormatBool(s.Value != 0)
+	case devices.String:
+		return s.Text
+	case devices.Location:
+		return fmt.Sprintf("%.5f, %.5f", s.Value, s.Lon)
+	}
+	return Number(s.Value)
+}

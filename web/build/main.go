@@ -77,6 +77,7 @@ func options(dir string, entries []string, minify bool) api.BuildOptions {
 		Bundle:            true,
 		Splitting:         minify,
 		Format:            api.FormatESModule,
+		Alias:             map[string]string{"uplot": "./vendor/uplot/uPlot.esm.js"},
 		Target:            api.ES2022,
 		Charset:           api.CharsetUTF8,
 		MinifyWhitespace:  minify,

@@ -1,0 +1,2 @@
+// Small helps for the admin pages, which also work without them.
+export {};

@@ -1,0 +1,269 @@
+// What the page knows of its series, as columns indexed by a slot of our own; and the recent past of those on screen in rings
+// of fixed size. Nothing here grows with time: a wall screen runs for weeks.
+import { type Frame, Quality } from "./wire";
+import type { Member } from "./socket";
+
+export const enum Kind {
+  Float = 0,
+  Int = 1,
+  Bool = 2,
+  String = 3,
+  Location = 4,
+}
+const kinds: Record<string, Kind> = { float: Kind.Float, int: Kind.Int, bool: Kind.Bool, string: Kind.String, location: Kind.Location };
+
+/** Spans a page can show and the width of the ring's buckets for each: 640 buckets hold a little more than the span. */
+export const SPANS = [
+  { minutes: 1, ms: 60_000, bucket: 100 },
+  { minutes: 5, ms: 300_000, bucket: 500 },
+  { minutes: 15, ms: 900_000, bucket: 1500 },
+] as const;
+const CAPACITY = 640;
+
+/** One series' past at one resolution: a bucket keeps its last value and the extremes, so a spike stays at every span. */
+export class Ring {
+  readonly t = new Float64Array(CAPACITY); // start of the bucket, Unix ms
+  readonly last = new Float64Array(CAPACITY);
+  readonly min = new Float64Array(CAPACITY);
+  readonly max = new Float64Array(CAPACITY);
+  readonly gap = new Uint8Array(CAPACITY); // 1: went stale after this bucket, the line breaks
+  length = 0;
+  private head = 0; // where the next bucket goes
+  constructor(readonly bucket: number) {}
+
+  clear(): void {
+    this.length = this.head = 0;
+  }
+
+  /** Position in the arrays of the i-th oldest bucket. */
+  at(i: number): number {
+    return (this.head - this.length + i + CAPACITY) % CAPACITY;
+  }
+
+  add(t: number, last: number, min: number, max: number): void {
+    const b = Math.floor(t / this.bucket) * this.bucket;
+    if (this.length > 0) {
+      const i = (this.head - 1 + CAPACITY) % CAPACITY;
+      if (b <= this.t[i]) {
+        // A late sample widens the newest bucket it can: extremes are never lost, times of late ones are rounded.
+        if (min < this.min[i]) this.min[i] = min;
+        if (max > this.max[i]) this.max[i] = max;
+        if (b === this.t[i]) this.last[i] = last;
+        this.gap[i] = 0;
+        return;
+      }
+    }
+    const i = this.head;
+    this.t[i] = b;
+    this.last[i] = last;
+    this.min[i] = min;
+    this.max[i] = max;
+    this.gap[i] = 0;
+    this.head = (i + 1) % CAPACITY;
+    if (this.length < CAPACITY) this.length++;
+  }
+
+  break(): void {
+    if (this.length > 0) this.gap[(this.head - 1 + CAPACITY) % CAPACITY] = 1;
+  }
+
+  /** The first bucket, counted from the oldest, that is not before t. */
+  since(t: number): number {
+    let lo = 0;
+    let hi = this.length;
+    while (lo < hi) {
+      const mid = (lo + hi) >> 1;
+      if (this.t[this.at(mid)] < t) lo = mid + 1;
+      else hi = mid;
+    }
+    return lo;
+  }
+}
+
+/** A series' past at all resolutions. */
+export class Past {
+  slot = -1;
+  used = 0; // when it was last wanted; the one unused longest is taken for another series
+  readonly rings = SPANS.map((s) => new Ring(s.bucket));
+}
+
+const PASTS = 320; // about 15 MB
+
+export class Store {
+  size = 0;
+  device: string[] = [];
+  metric: string[] = [];
+  unit: string[] = [];
+  label: string[] = [];
+  text: string[] = []; // of strings
+  last = new Float64Array(256);
+  lon = new Float64Array(256);
+  min = new Float64Array(256); // of the last frame that had samples
+  max = new Float64Array(256);
+  low = new Float64Array(256).fill(NaN);
+  high = new Float64Array(256).fill(NaN);
+  t = new Float64Array(256); // 0: no value yet
+  count = new Float64Array(256); // samples merged into the last frame
+  total = new Float64Array(256); // samples since the page was opened
+  quality = new Uint8Array(256);
+  kind = new Uint8Array(256);
+  decimals = new Int8Array(256).fill(-1); // shown; learned, never fewer
+  gone = new Uint8Array(256);
+  version = new Uint32Array(256); // counts changes, so that painters see what is new
+  members = 0; // counts changes of which series there are
+  private bySlot = new Map<string, number>();
+  private pasts: Past[] = [];
+  private pastOf = new Int16Array(256).fill(-1);
+  private clock = 0;
+
+  /** The slot of a series, new or not. */
+  slot(m: Member): number {
+    const key = m.device + "/" + m.metric;
+    let s = this.bySlot.get(key);
+    if (s === undefined) {
+      s = this.size++;
+      if (this.size > this.last.length) this.grow();
+      this.bySlot.set(key, s);
+      this.device[s] = m.device;
+      this.metric[s] = m.metric;
+      this.unit[s] = this.label[s] = this.text[s] = "";
+      this.members++;
+    }
+    if (this.gone[s]) {
+      this.gone[s] = 0;
+      this.members++;
+    }
+    if (m.unit !== undefined && m.unit !== this.unit[s]) {
+      this.unit[s] = m.unit;
+      this.members++;
+    }
+    if (m.label) this.label[s] = m.label;
+    if (m.kind !== undefined && kinds[m.kind] !== undefined && this.kind[s] !== kinds[m.kind]) {
+      this.kind[s] = kinds[m.kind];
+      this.members++;
+    }
+    if (m.low != null) this.low[s] = m.low;
+    if (m.high != null) this.high[s] = m.high;
+    return s;
+  }
+
+  find(device: string, metric: string): number {
+    return this.bySlot.get(device + "/" + metric) ?? -1;
+  }
+
+  remove(slot: number): void {
+    if (slot < 0 || this.gone[slot]) return;
+    this.gone[slot] = 1;
+    this.members++;
+  }
+
+  numeric(slot: number): boolean {
+    return this.kind[slot] <= Kind.Int;
+  }
+
+  /**
+   * Applies a frame whose index i is slot map[i]. Where covered[slot] is set, another subscription tells about the series in
+   * more detail: this one only brings news that one started too late for.
+   */
+  apply(f: Frame, map: Int32Array, covered: Uint8Array | null = null): void {
+    const { n, last, t, below, above, count, quality, index } = f;
+    for (let i = 0; i < n; i++) {
+      const s = map[index ? index[i] : i] ?? -1;
+      if (s < 0) continue;
+      const v = last[i];
+      const q = quality ? quality[i] : Quality.Good;
+      let c = count ? count[i] : f.snapshot ? 0 : 1;
+      const lo = below ? v - below[i] : v;
+      const hi = above ? v + above[i] : v;
+      const older = t[i] < this.t[s];
+      if (covered !== null && covered[s] === 1) {
+        if (t[i] <= this.t[s] && (q === this.quality[s] || older)) continue;
+        c = 0;
+      }
+      this.quality[s] = q;
+      this.version[s]++;
+      if (!older) {
+        this.last[s] = v;
+        this.t[s] = t[i];
+        if (f.lon) this.lon[s] = f.lon[i];
+        if (f.textAt.size > 0) {
+          const text = f.textAt.get(i);
+          if (text !== undefined) this.text[s] = text;
+        }
+      }
+      if (c > 0 || f.snapshot) {
+        this.min[s] = lo;
+        this.max[s] = hi;
+        this.count[s] = c;
+        this.total[s] += c;
+      }
+      const p = this.pastOf[s];
+      if (p >= 0) {
+        const past = this.pasts[p];
+        if (q === Quality.Stale) {
+          for (const r of past.rings) r.break();
+        } else if (c > 0 || (f.snapshot && past.rings[0].length === 0)) {
+          for (const r of past.rings) r.add(t[i], v, lo, hi);
+        }
+      }
+    }
+  }
+
+  /** The past of a series, kept from the first time it is asked for until 320 others have been wanted more recently. */
+  past(s: number): Past {
+    let p = this.pastOf[s];
+    if (p < 0) {
+      if (this.pasts.length < PASTS) {
+        p = this.pasts.length;
+        this.pasts.push(new Past());
+      } else {
+        p = 0;
+        for (let i = 1; i < this.pasts.length; i++) if (this.pasts[i].used < this.pasts[p].used) p = i;
+        this.pastOf[this.pasts[p].slot] = -1;
+        for (const r of this.pasts[p].rings) r.clear();
+      }
+      this.pastOf[s] = p;
+      this.pasts[p].slot = s;
+      if (this.t[s] > 0 && this.numeric(s) && this.quality[s] !== Quality.Stale) {
+        for (const r of this.pasts[p].rings) r.add(this.t[s], this.last[s], this.last[s], this.last[s]);
+      }
+    }
+    this.pasts[p].used = ++this.clock;
+    return this.pasts[p];
+  }
+
+  private grow(): void {
+    const n = this.last.length * 2;
+    const f64 = (a: Float64Array, fill = 0) => {
+      const b = new Float64Array(n).fill(fill);
+      b.set(a);
+      return b;
+    };
+    this.last = f64(this.last);
+    this.lon = f64(this.lon);
+    this.min = f64(this.min);
+    this.max = f64(this.max);
+    this.low = f64(this.low, NaN);
+    this.high = f64(this.high, NaN);
+    this.t = f64(this.t);
+    this.count = f64(this.count);
+    this.total = f64(this.total);
+    const u8 = (a: Uint8Array) => {
+      const b = new Uint8Array(n);
+      b.set(a);
+      return b;
+    };
+    this.quality = u8(this.quality);
+    this.kind = u8(this.kind);
+    this.gone = u8(this.gone);
+    const d = new Int8Array(n).fill(-1);
+    d.set(this.decimals);
+    this.decimals = d;
+    const v = new Uint32Array(n);
+    v.set(this.version);
+    this.version = v;
+    const p = new Int16Array(n).fill(-1);
+    p.set(this.pastOf);
+    this.pastOf = p;
+  }
+}
