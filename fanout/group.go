@@ -361,14 +361,17 @@ func (e *Engine) retell(id devices.SeriesID, was []*group, woken []*Subscription
 	return woken
 }
 
+// firstTime is the first monotonic time: late enough that 0 means long ago.
+const firstTime = int64(1 << 52)
+
 // lastTime is the newest time that was seen; for changes of the inventory, which come without one.
-func (e *Engine) lastTime() int64 { return e.seen }
+func (e *Engine) lastTime() int64 { return max(e.seen, firstTime) }
 
 // mono turns a time into nanoseconds since the first that was seen; steps of the wall clock don't touch it.
 func (e *Engine) mono(now time.Time) int64 {
 	if e.base.IsZero() {
 		e.base = now
 	}
-	e.seen = max(e.seen, int64(now.Sub(e.base))+1)
+	e.seen = max(e.seen, firstTime+int64(now.Sub(e.base)))
 	return e.seen
 }

@@ -50,6 +50,9 @@ type Subscription struct {
 	err      error
 }
 
+// maxPace bounds Options.Pace.
+const maxPace = 24 * time.Hour
+
 // Subscribe returns a subscription and what it starts with, under one lock: nothing is missed or comes twice. ErrNotFound: no
 // such group.
 func (e *Engine) Subscribe(o Options) (*Subscription, Start, error) {
@@ -87,7 +90,7 @@ func (e *Engine) Subscribe(o Options) (*Subscription, Start, error) {
 		s.cursor, s.pos = from.Seq, from.Seq
 		start.Seq = from.Seq
 	}
-	s.join(g, int64(max(o.Pace, 0)))
+	s.join(g, int64(min(max(o.Pace, 0), maxPace)))
 	set.subs = append(set.subs, s)
 	s.known = make([]uint64, (len(set.members)+63)/64)
 	for k := range set.members {
