@@ -1,0 +1,184 @@
+package broker
+
+import (
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	mqtt "github.com/mochi-mqtt/server/v2"
+	"github.com/mochi-mqtt/server/v2/packets"
+
+	"millrace/devices/catalog"
+	"millrace/ingest"
+)
+
+// conn is one device's connection, as the net.Conn that mochi gets: its state travels with mochi's client. mochi's Close only
+// ends reading; the real close comes in finish, after the last acknowledgement and the DISCONNECT packet.
+type conn struct {
+	net.Conn
+	b     *Broker
+	ended chan struct{} // closed when the connection has ended in every respect
+
+	stopped chan struct{} // closed when it is to end
+
+	// Set while the device signs in, by its read goroutine, before others can see the conn in Broker.live.
+	client     *mqtt.Client
+	device     *catalog.Device
+	credential string
+	id         string // mochi's client identifier: device/identifier
+	prefix     string // devices/{device}/
+	version    byte   // 3, 4 or 5
+	session    *session
+
+	// Of the packet being read, and what goes with it; the read goroutine's.
+	publish publish
+	message ingest.Message
+	slow    bool             // the message was refused for its rate
+	left    bool             // mochi has done what is to be done for a session whose connection ended
+	delayed []packets.Packet // sent when the quota allowed; mochi forgets them
+	backlog []packets.Packet // of the session, beyond the client's Receive Maximum
+
+	acks acks
+
+	writing sync.Mutex
+	told    atomic.Bool // a DISCONNECT has been written
+
+	mu     sync.Mutex
+	closed bool
+	code   packets.Code // why, when the broker ended it
+}
+
+// publish is what the hook keeps of a PUBLISH that it shows to mochi as QoS 0.
+type publish struct {
+	packet  uint16
+	qos     byte
+	foreign bool
+}
+
+func newConn(b *Broker, nc net.Conn) *conn {
+	c := &conn{Conn: nc, b: b, ended: make(chan struct{}), stopped: make(chan struct{})}
+	c.acks.init(c)
+	return c
+}
+
+// stop ends the connection for a reason; MQTT 5 clients are told. It does not wait.
+func (c *conn) stop(code packets.Code) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.code == (packets.Code{}) {
+		c.code = code
+	}
+	c.closeLocked()
+}
+
+func (c *conn) closeLocked() {
+	if !c.closed {
+		c.closed = true
+		close(c.stopped)
+	}
+	_ = c.Conn.SetReadDeadline(time.Unix(1, 0)) // wakes the reader; a dead connection needs no waking
+	c.acks.giveUp()
+}
+
+// Close ends reading. mochi calls it.
+func (c *conn) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closeLocked()
+	return nil
+}
+
+func (c *conn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if err != nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.closed {
+			return n, net.ErrClosed
+		}
+	}
+	return n, err
+}
+
+// SetDeadline is called by mochi before each packet, for the keep-alive. Writing has a deadline of its own.
+func (c *conn) SetDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil
+	}
+	return c.Conn.SetReadDeadline(t)
+}
+
+// Write sends whole packets. mochi and the acknowledgements share the connection by it. A connection whose peer does not
+// read is given up.
+func (c *conn) Write(p []byte) (int, error) {
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	_ = c.Conn.SetWriteDeadline(time.Now().Add(c.b.conf.WriteTimeout)) // an error shows in Write, too
+	n, err := c.Conn.Write(p)
+	if err != nil {
+		_ = c.Close()
+	}
+	return n, err
+}
+
+// finish is called when mochi has let the connection go. It waits for what is on its way to the disk to be acknowledged, says
+// good-bye and closes.
+func (c *conn) finish(err error) {
+	if !c.acks.drain(drainTimeout) {
+		c.b.log.Warn("connection closed before its messages were stored", "device", c.name())
+	}
+	code := c.reason(err)
+	switch code {
+	case packets.ErrPacketTooLarge:
+		c.reject("", "too_large", "the packet is larger than the broker takes", nil)
+	}
+	if c.version == 5 && c.client != nil && c.session != nil && code.Code >= packets.ErrUnspecifiedError.Code && !c.told.Load() {
+		_ = c.Conn.SetWriteDeadline(time.Now().Add(time.Second))
+		if _, err := c.Conn.Write([]byte{packets.Disconnect << 4, 2, code.Code, 0}); err == nil {
+			c.told.Store(true)
+		}
+	}
+	if c.told.Load() {
+		c.linger()
+	}
+	_ = c.Conn.Close() // nothing is left to be lost
+}
+
+// linger lets the peer read the last packet: closing with unread input resets a TCP connection, and what was sent is lost.
+func (c *conn) linger() {
+	half, ok := c.Conn.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil {
+		return
+	}
+	_ = c.Conn.SetReadDeadline(time.Now().Add(500 * time.Millisecond))
+	_, _ = io.CopyN(io.Discard, c.Conn, 1<<20) // until the peer closes, or long enough
+}
+
+// reason is why the connection ended, as a reason code of DISCONNECT (MQTT 5.0, 3.14.2.1); below 0x80: the device left.
+func (c *conn) reason(err error) packets.Code {
+	c.mu.Lock()
+	stopped := c.code
+	c.mu.Unlock()
+	if stopped != (packets.Code{}) {
+		return stopped
+	}
+	if code, ok := errors.AsType[packets.Code](err); ok {
+		return code
+	}
+	if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() {
+		return packets.ErrKeepAliveTimeout
+	}
+	return packets.CodeDisconnect
+}
+
+func (c *conn) name() string {
+	if c.device == nil {
+		return ""
+	}
+	return string(c.device.ID())
+}
