@@ -1,0 +1,114 @@
+// Command bench runs the benchmarks behind the budgets of the design and prints each budget with the figure measured beside it.
+// A figure that is a count or a ratio and misses its budget ends it with an error; times are only shown, as machines are shared
+// and noisy.
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+)
+
+// A budget is one line of the table.
+type budget struct {
+	what      string
+	pkg       string
+	benchmark string // its name, as far as the first slash or dash
+	unit      string
+	most      float64 // 0: told, without a budget
+	hard      bool    // a count or ratio
+}
+
+var budgets = []budget{
+	{"engine, a sample offered (10,000 series, 100 groups)", "fanout", "BenchmarkOffer", "ns/sample", 50, false},
+	{"engine, allocations a batch offered", "fanout", "BenchmarkOffer", "allocs/op", 0, true},
+	{"five-metric JSON payload to samples", "ingest/codec", "BenchmarkDecodeJSON", "ns/op", 400, false},
+	{"five-metric JSON payload, allocations", "ingest/codec", "BenchmarkDecodeJSON", "allocs/op", 0, true},
+	{"MQTT message through the embedded broker, QoS 0, CPU", "ingest/broker", "BenchmarkQoS0", "cpu-ns/msg", 4000, false},
+	{"CPU a frame delivered / one write(2) of its bytes", "dashboard/live", "BenchmarkDeliver", "ratio", 1.2, false},
+	{"memory an idle viewer connection", "dashboard/live", "BenchmarkIdleViewer", "B/conn", 11 << 10, false},
+	{"bytes a changed series in a frame, with envelope", "fanout/wire", "BenchmarkEncodeBinary", "bytes/series", 20, true},
+	{"spine, samples a second made durable (5 a message)", "ingest/spine", "BenchmarkSpineAppend", "samples/s", 0, false},
+	{"engine, memory a subscription", "fanout", "BenchmarkSubscription", "bytes/subscription", 0, false},
+}
+
+var line = regexp.MustCompile(`^(Benchmark\w+)\S*\s+\d+\s+(.*)$`)
+
+// measure runs the benchmarks of a package and returns their figures by benchmark and unit; the median of the runs.
+func measure(pkg string, names []string) (map[string]map[string]float64, error) {
+	cmd := exec.Command("go", "test", "-run", "^$", "-bench", "^("+strings.Join(names, "|")+")$", "-benchmem", "-benchtime", "1s", "./"+pkg)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("benchmarks of %s: %w\n%s", pkg, err, out)
+	}
+	found := map[string]map[string]float64{}
+	for text := range strings.Lines(string(out)) {
+		m := line.FindStringSubmatch(strings.TrimSpace(text))
+		if m == nil || found[m[1]] != nil {
+			continue // of sub-benchmarks the first counts
+		}
+		fields := strings.Fields(m[2])
+		units := map[string]float64{}
+		for i := 0; i+1 < len(fields); i += 2 {
+			if units[fields[i+1]], err = strconv.ParseFloat(fields[i], 64); err != nil {
+				return nil, fmt.Errorf("%s: %w", text, err)
+			}
+		}
+		found[m[1]] = units
+	}
+	return found, nil
+}
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func run() error {
+	names := map[string][]string{}
+	for _, b := range budgets {
+		names[b.pkg] = append(names[b.pkg], b.benchmark)
+	}
+	found := map[string]map[string]map[string]float64{}
+	missed := 0
+	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(table, "what\tbudget\tmeasured\tunit\t\t")
+	for _, b := range budgets {
+		if found[b.pkg] == nil {
+			figures, err := measure(b.pkg, names[b.pkg])
+			if err != nil {
+				return err
+			}
+			found[b.pkg] = figures
+		}
+		figure, ok := found[b.pkg][b.benchmark][b.unit]
+		if !ok {
+			return fmt.Errorf("%s of %s printed no %s", b.benchmark, b.pkg, b.unit)
+		}
+		limit, verdict := "-", ""
+		if b.most > 0 || b.hard {
+			limit, verdict = strconv.FormatFloat(b.most, 'f', -1, 64), "ok"
+			if figure > b.most {
+				verdict = "over"
+				if b.hard {
+					missed++
+				}
+			}
+		}
+		fmt.Fprintf(table, "%s\t%s\t%.4g\t%s\t%s\t\n", b.what, limit, figure, b.unit, verdict)
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	if missed > 0 {
+		return fmt.Errorf("%d budgets that are counts are missed", missed)
+	}
+	return nil
+}
