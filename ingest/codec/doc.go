@@ -1,10 +1,12 @@
 // Package codec turns payloads of devices into samples. It is pure: no network, clock or log of its own.
 //
 // JSON is read by a flat parser of our own, not by a library, although elsewhere a library would win. This is the hottest
-// path of intake, and what it does is not what libraries offer: names become series ids, values become samples, numbers
-// keep whether they are whole, faults keep their position, and no value in between is made. Measured here on a
-// five-metric payload (BenchmarkDecodeJSON, BenchmarkFastjson): fastjson needs about 1.6 times as long to parse it alone, before
-// the walk over its tree; encoding/json ten times. It costs a file to keep right, which the fuzz targets hold against encoding/json.
+// path of intake, and it wants what libraries don't offer together: names become series ids and values samples with no tree
+// in between, numbers keep whether they are whole, a repeated text is not allocated again, and every fault names its byte.
+// Measured on a five-metric payload (BenchmarkDecodeJSON against BenchmarkFastjson/samples): 250 ns and no allocation, against 320 ns
+// and one with fastjson, whose parse alone takes 140 ns; and that walk over fastjson's tree knows neither times, nor nested
+// names, nor whole numbers, nor positions. So the speed alone (a fifth) would not pay for a parser; together with the
+// positions and the zero allocations it does. It costs three files to keep right, which the fuzz targets hold against encoding/json.
 package codec
 
 import (
