@@ -14,7 +14,8 @@ import (
 // A Caller is who asks, and from where.
 type Caller struct {
 	*devices.Principal
-	IP string
+	IP      string
+	Session []byte // devices.Session.Hash when signed in by a cookie: the session that outlives a change of password
 }
 
 // Actor is the caller for the audit.

@@ -108,6 +108,8 @@ func fault(err error) error {
 			return fmt.Errorf("%w (%s)", devices.ErrExists, pgErr.ConstraintName)
 		case pgErr.Code == "23503": // foreign_key_violation
 			return fmt.Errorf("%w (%s)", devices.ErrNotFound, pgErr.ConstraintName)
+		case pgErr.Code == "22021", pgErr.Code == "22P05": // character_not_in_repertoire, untranslatable_character
+			return fmt.Errorf("%w: some text holds a NUL or bytes that are no UTF-8", devices.ErrInvalid)
 		case pgErr.Code[:2] == "08", pgErr.Code[:2] == "53", pgErr.Code[:2] == "57": // connection, resources, operator intervention
 			return fmt.Errorf("%w: %w", devices.ErrUnavailable, err)
 		}
