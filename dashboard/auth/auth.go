@@ -181,7 +181,11 @@ func of(c *fiber.Ctx) *identity {
 // Caller is who asks, and from where. Principal is nil when the request is anonymous. The strings are the caller's own
 // and may be kept.
 func Caller(c *fiber.Ctx) inventory.Caller {
-	return inventory.Caller{Principal: of(c).principal, IP: utils.CopyString(c.IP())}
+	caller := inventory.Caller{Principal: of(c).principal, IP: utils.CopyString(c.IP())}
+	if s := of(c).session; s != nil {
+		caller.Session = s.Hash
+	}
+	return caller
 }
 
 // Session returns the browser's session; false when the caller is anonymous or came with a token.
