@@ -25,6 +25,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if spec := os.Getenv("MILLRACE_BENCH_VIEWERS"); spec != "" {
+		viewers(spec)
+		return
+	}
 	goleak.VerifyTestMain(m,
 		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.updateServerDate.func1"),
 		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.(*workerPool).Start.func2"),

@@ -192,10 +192,6 @@ type (
 		ID     uint32 `json:"id"`
 		Reason string `json:"reason"`
 	}
-	timeMessage struct {
-		Type string `json:"type"`
-		At   int64  `json:"at"` // Unix milliseconds
-	}
 )
 
 // Codes of errors on a connection, documented in docs/protocol.md.

@@ -3,6 +3,7 @@ package live
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
 	"time"
 
@@ -308,7 +309,10 @@ func (s *session) find(id uint32) *subscription {
 
 func (s *session) appendTime(dst []byte, now time.Time) []byte {
 	s.told = now
-	return appendMessage(dst, timeMessage{"time", now.UnixMilli()})
+	start := len(dst)
+	dst = append(socket.Begin(dst), `{"type":"time","at":`...) // by hand: it is all that wakes an idle viewer
+	dst = append(strconv.AppendInt(dst, now.UnixMilli(), 10), '}')
+	return socket.Seal(dst, start, true)
 }
 
 // End implements socket.Session.

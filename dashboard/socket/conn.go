@@ -198,27 +198,42 @@ func (c *Conn) read(s Session) {
 		c.Close(Code(code), "")
 		return nil
 	})
-	var buf []byte
 	for {
 		kind, r, err := c.ws.NextReader()
-		if err == nil {
-			buf, err = readAll(buf[:0], r)
-		}
 		if err != nil {
 			c.ended()
 			return
 		}
-		c.heard.Store(time.Now().Unix())
-		if err := s.Message(kind == websocket.TextMessage, buf); err != nil {
-			c.fail(err)
-			c.drain()
+		if !c.message(s, kind == websocket.TextMessage, r) {
 			return
-		}
-		if cap(buf) > keepBuffer {
-			buf = nil
 		}
 	}
 }
+
+// message reads a message and hands it to the session; false when reading is over.
+func (c *Conn) message(s Session, text bool, r io.Reader) bool {
+	buf := buffers.Get().(*[]byte)
+	defer func() {
+		if cap(*buf) <= keepBuffer {
+			buffers.Put(buf)
+		}
+	}()
+	var err error
+	if *buf, err = readAll((*buf)[:0], r); err != nil {
+		c.ended()
+		return false
+	}
+	c.heard.Store(time.Now().Unix())
+	if err := s.Message(text, *buf); err != nil {
+		c.fail(err)
+		c.drain()
+		return false
+	}
+	return true
+}
+
+// buffers hold messages while they are read; idle connections have none.
+var buffers = sync.Pool{New: func() any { return new([]byte) }}
 
 // ended is called when reading has failed: the peer closed the connection, broke the protocol (which the WebSocket package has
 // told it), or is gone.

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"reflect"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/gofiber/contrib/websocket"
 	"github.com/gofiber/fiber/v2"
+	"github.com/valyala/fasthttp"
 
 	"millrace/devices"
 )
@@ -32,7 +34,7 @@ const (
 	deadAfter  = 150 * time.Second
 	sweepEvery = 10 * time.Second
 	closeWait  = 2 * time.Second // for the peer to take our close frame and to answer it
-	keepBuffer = 1 << 10         // larger read buffers are not kept between messages
+	keepBuffer = 16 << 10        // larger read buffers are not kept for the next message of anybody
 	sendBuffer = 128 << 10       // of the kernel, so that a stalled viewer finds little that is old when it wakes
 )
 
@@ -110,16 +112,33 @@ func (s *Server) Upgrade(c *fiber.Ctx, open func(*Conn) Session) error {
 	request.Header.DelAllCookies()
 	c.Context().QueryArgs().Reset()
 	c.Context().ResetUserValues()
-	c.Locals(opener, open)
+	c.Locals(opener, &opening{open, c.Context()})
 	err := s.upgrade(c)
 	c.Context().RemoveUserValue(opener)
 	return err
 }
 
+// An opening is a handshake on its way to its connection.
+type opening struct {
+	open    func(*Conn) Session
+	request *fasthttp.RequestCtx
+}
+
+// forget lets go of the request and the response, which fasthttp keeps until the connection ends, with some ten kilobytes of
+// buffers, and of the copies that the WebSocket package made. Nobody uses them after the response has been sent, and their zero values
+// are ready for the next request.
+func (o *opening) forget(ws *websocket.Conn) {
+	reflect.ValueOf(&o.request.Request).Elem().SetZero()
+	reflect.ValueOf(&o.request.Response).Elem().SetZero()
+	*ws = websocket.Conn{Conn: ws.Conn}
+}
+
 // accept runs a connection; on the goroutine that fasthttp gives to the taken-over connection.
 func (s *Server) accept(ws *websocket.Conn) {
-	open, _ := ws.Locals(opener).(func(*Conn) Session)
-	ws.Locals(opener, nil)
+	from, _ := ws.Locals(opener).(*opening)
+	open := from.open
+	from.forget(ws)
+	from = nil
 	raw := ws.NetConn()
 	if u, ok := raw.(interface{ UnsafeConn() net.Conn }); ok {
 		raw = u.UnsafeConn()
@@ -136,7 +155,6 @@ func (s *Server) accept(ws *websocket.Conn) {
 	}
 	defer s.remove(conn)
 	session := open(conn)
-	open = nil
 	defer session.End()
 	var writer sync.WaitGroup
 	writer.Go(func() { conn.write(session) })
