@@ -26,8 +26,8 @@ func (r Role) Validate() error {
 
 // Includes reports whether a holder of r may do what wanted is needed for.
 func (r Role) Includes(wanted Role) bool {
-	if r == wanted || r == Admin {
-		return r == wanted || rank[wanted] > 0 || wanted == Ingest
+	if wanted == Ingest {
+		return r == Ingest || r == Admin
 	}
 	return rank[wanted] > 0 && rank[r] >= rank[wanted]
 }

@@ -45,11 +45,11 @@ func (d Device) Validate() error {
 	if err := d.ID.Validate(); err != nil {
 		return err
 	}
-	if len(d.Label) > 200 {
-		return Invalid("label", "is longer than 200 bytes")
+	if err := validText("label", d.Label, 200); err != nil {
+		return err
 	}
-	if len(d.Type) > 100 {
-		return Invalid("type", "is longer than 100 bytes")
+	if err := validText("type", d.Type, 100); err != nil {
+		return err
 	}
 	switch d.State {
 	case Pending, Active, Disabled:

@@ -3,6 +3,8 @@ package devices
 import (
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // A GroupPath names a group: one to eight parts of [A-Za-z0-9._-]{1,64} joined by slashes, such as "plant1/line2/press".
@@ -84,11 +86,22 @@ func (g Group) Validate() error {
 	if err := g.Path.Validate(); err != nil {
 		return err
 	}
-	if len(g.Label) > 200 {
-		return Invalid("label", "is longer than 200 bytes")
+	if err := validText("label", g.Label, 200); err != nil {
+		return err
 	}
 	if g.Tick != 0 && (g.Tick < MinTick || g.Tick > MaxTick) {
 		return Invalid("tickMs", "must be between %d and %d milliseconds", MinTick.Milliseconds(), MaxTick.Milliseconds())
+	}
+	return nil
+}
+
+// validText checks one line of text that a person gave.
+func validText(field, s string, max int) error {
+	if len(s) > max {
+		return Invalid(field, "is longer than %d bytes", max)
+	}
+	if !utf8.ValidString(s) || strings.ContainsFunc(s, unicode.IsControl) {
+		return Invalid(field, "holds control characters or bytes that are no UTF-8")
 	}
 	return nil
 }

@@ -22,10 +22,7 @@ func (u User) Validate() error {
 	if a, err := mail.ParseAddress(u.Email); err != nil || a.Address != u.Email || len(u.Email) > 254 {
 		return Invalid("email", "is no e-mail address")
 	}
-	if len(u.Name) > 200 {
-		return Invalid("name", "is longer than 200 bytes")
-	}
-	return nil
+	return validText("name", u.Name, 200)
 }
 
 // MinPassword is the shortest password taken, in bytes (NIST SP 800-63B-4, 3.1.1.2: length counts, not classes).
