@@ -23,6 +23,7 @@ type model struct {
 	viewers []*viewer
 	cutAt   map[*Frame]int // position in log when a snapshot was first seen
 	nextID  devices.SeriesID
+	full    int // points with their samples
 }
 
 type modelSeries struct {
@@ -47,12 +48,10 @@ type viewer struct {
 
 // shown is what the frames a viewer got make of a series.
 type shown struct {
-	last           Point
-	ok             bool
-	count          uint64
-	min, max, sum  float64
-	samples        int
-	samplesMissing bool
+	last          Point
+	ok            bool
+	count         uint64
+	min, max, sum float64
 }
 
 func newShown() *shown { return &shown{min: inf, max: -inf} }
@@ -261,10 +260,18 @@ func (m *model) next(v *viewer) bool {
 			sh.min, sh.max = min(sh.min, p.Min), max(sh.max, p.Max)
 		}
 		if f.Detail == Full && p.Count > 0 && p.Kind.Numeric() {
-			if f.Truncated {
-				sh.samplesMissing = true
-			} else if len(p.Samples) != int(p.Count) {
-				m.t.Fatalf("%d samples of %d", len(p.Samples), p.Count)
+			lowest, highest, sum := inf, -inf, 0.0
+			for _, s := range p.Samples {
+				lowest, highest, sum = min(lowest, s.V), max(highest, s.V), sum+s.V
+			}
+			switch {
+			case f.Truncated && p.Samples != nil:
+				m.t.Fatal("samples in a frame that has none")
+			case !f.Truncated && (len(p.Samples) != int(p.Count) || lowest != p.Min || highest != p.Max || math.Abs(sum-p.Sum) > 1e-6):
+				m.t.Fatalf("samples %v of %+v", p.Samples, p)
+			}
+			if !f.Truncated {
+				m.full++
 			}
 		}
 	}
@@ -354,6 +361,7 @@ func (m *model) someViewer() *viewer {
 
 func TestModel(t *testing.T) {
 	var sum Stats
+	full := 0
 	rapid.Check(t, func(t *rapid.T) {
 		m := &model{t: t, now: time.Unix(1_795_000_000, 0), series: map[devices.SeriesID]*modelSeries{}, cutAt: map[*Frame]int{}}
 		m.e = New(Config{Ring: time.Duration(rapid.SampledFrom([]int{300, 3000, 30_000}).Draw(t, "ring")) * time.Millisecond,
@@ -450,6 +458,7 @@ func TestModel(t *testing.T) {
 		for _, v := range m.viewers {
 			m.catchUp(v)
 		}
+		full += m.full
 		st := m.e.Stats()
 		sum.Folds += st.Folds
 		sum.FramesShared += st.FramesShared
@@ -459,8 +468,7 @@ func TestModel(t *testing.T) {
 			t.Fatalf("stats %+v, want %d samples, %d series, %d viewers", st, len(m.log), len(m.series), len(m.viewers))
 		}
 	})
-	t.Logf("%+v", sum)
-	if !t.Failed() && (sum.Folds == 0 || sum.FramesShared == 0 || sum.Trims == 0 || sum.LateSamples == 0) {
+	if !t.Failed() && (sum.Folds == 0 || sum.FramesShared == 0 || sum.Trims == 0 || sum.LateSamples == 0 || full == 0) {
 		t.Errorf("the runs did not reach all: %+v", sum)
 	}
 }

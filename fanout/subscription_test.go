@@ -327,3 +327,42 @@ func TestRate(t *testing.T) {
 		t.Errorf("rate %v an hour later", r)
 	}
 }
+
+// What a viewer was not yet sent of a series that leaves its group is not its any more: not from the ring, not from a fold, and
+// not when the series comes back.
+func TestNothingOfALeaver(t *testing.T) {
+	for _, folded := range []bool{false, true} {
+		b := newBench(t, time.Hour)
+		s := b.subscribe(Options{Group: "plant/line"})
+		u, _ := s.Next(b.now)
+		b.offer(1)
+		b.advance(time.Second)
+		if folded {
+			b.advance(time.Minute)
+			if st := b.Stats(); st.Folds != 1 || st.RingPoints != 0 {
+				t.Errorf("stats %+v", st)
+			}
+			b.workOffFolds()
+		}
+		b.offer(2)
+		b.SetSeries(devices.Series{ID: 1, Device: "d", Metric: "m"}, []devices.GroupPath{"plant"})
+		s.Painted(u.Frame.Seq)
+		if u, ok := s.Next(b.now); !ok || !slices.Equal(u.Removed, []uint32{0}) {
+			t.Errorf("update %+v", u)
+		}
+		b.offer(3)
+		b.advance(time.Second)
+		if u, ok := s.Next(b.now); ok {
+			t.Errorf("update %+v", u)
+		}
+		b.SetSeries(devices.Series{ID: 1, Device: "d", Metric: "m"}, []devices.GroupPath{"plant/line"})
+		if u, ok := s.Next(b.now); !ok || len(u.Added) != 1 {
+			t.Errorf("update %+v", u)
+		}
+		b.advance(time.Second)
+		b.want(b.frame(s), devices.Good, 0, 3)
+		b.offer(4)
+		b.advance(time.Second)
+		b.want(b.frame(s), devices.Good, 1, 4)
+	}
+}
