@@ -277,10 +277,3 @@ func groupName(p devices.GroupPath) string {
 	}
 	return string(p)
 }
-
-func limitText(v *float64) string {
-	if v == nil {
-		return ""
-	}
-	return strconv.FormatFloat(*v, 'f', -1, 64)
-}
