@@ -77,6 +77,7 @@ export class Chart implements Task {
   private hi = NaN;
   private shrinkAt = 0;
   private asTable = false;
+  private decimals = 0; // of all lines alike, so that they can be compared at a glance
   private x = new Float64Array(2);
   private y = new Float64Array(2).fill(NaN);
   private data: uPlot.AlignedData;
@@ -163,6 +164,7 @@ export class Chart implements Task {
       });
       this.legend.classList.toggle("one", next.length === 1);
       this.lo = this.hi = NaN;
+      this.decimals = 0;
     }
     this.ctx.mark(this);
   }
@@ -249,18 +251,22 @@ export class Chart implements Task {
   private paintLegend(): void {
     const s = this.ctx.store;
     const hover = this.plot!.cursor.left! >= 0 ? this.plot!.posToVal(this.plot!.cursor.left!, "x") : NaN;
+    for (const slot of this.lines) {
+      this.ctx.text(slot); // learns the decimals
+      if (s.decimals[slot] > this.decimals) this.decimals = s.decimals[slot];
+    }
     for (let i = 0; i < this.lines.length; i++) {
       const slot = this.lines[i];
       const e = this.entries[i];
       let q = s.quality[slot];
       let text: string;
       if (Number.isNaN(hover)) {
-        text = this.ctx.text(slot);
+        text = s.t[slot] > 0 ? number(s.last[slot], this.decimals) : "–";
         if (q === Quality.Stale && s.t[slot] > 0) text += ` · ${age(this.ctx.now() - s.t[slot])} old`;
       } else {
         const r = this.ring(slot);
         const j = r.since(hover + r.bucket / 2) - 1;
-        text = j < 0 ? "–" : number(r.last[r.at(j)], s.decimals[slot]);
+        text = j < 0 ? "–" : number(r.last[r.at(j)], this.decimals);
         if (j >= 0 && r.max[r.at(j)] > r.min[r.at(j)] && this.lines.length <= 4) {
           text += ` (${number(r.min[r.at(j)], s.decimals[slot])} to ${number(r.max[r.at(j)], s.decimals[slot])})`;
         }

@@ -171,7 +171,8 @@ export class Table implements Task {
     const box = this.body.getBoundingClientRect();
     const height = window.innerHeight;
     const from = Math.max(0, Math.floor(-box.top / this.rowHeight) - EXTRA);
-    const inView = box.top > height ? 0 : Math.ceil(height / this.rowHeight) + 2 * EXTRA;
+    // A few rows are there also while the table is below the fold: for readers who don't scroll, and no flash for those who do.
+    const inView = box.top > height ? 2 * EXTRA : Math.ceil(height / this.rowHeight) + 2 * EXTRA;
     const first = Math.min(from, Math.max(0, n - 1));
     const count = Math.max(0, Math.min(n - first, inView));
     if (count !== this.shownRows || !this.above.isConnected) this.fit(count);
