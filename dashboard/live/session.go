@@ -1,8 +1,10 @@
 package live
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"sync"
 	"time"
@@ -15,7 +17,7 @@ import (
 // timeEvery is how often the server's time is told at the latest: the protocol says each second.
 const timeEvery = 900 * time.Millisecond
 
-// A session is one viewer's WebSocket. The reading goroutine only parses messages into the inbox; the writing one does what
+// A session is one viewer's WebSocket. The reading goroutine only puts messages into the inbox; the writing one does what
 // they ask and owns all the rest. So answers and frames are in order, and a viewer that takes nothing holds up itself.
 type session struct {
 	h      *Handler
@@ -23,7 +25,7 @@ type session struct {
 	viewer *viewer
 
 	mu     sync.Mutex
-	inbox  []incoming
+	inbox  [][]byte
 	size   int               // bytes of the inbox
 	credit map[uint32]uint64 // painted up to, by subscription; what came since is merged
 	pinged bool
@@ -32,12 +34,6 @@ type session struct {
 
 	subs []*subscription // by rising age
 	told time.Time       // when the time was last told
-}
-
-// incoming is a request, or why it is none.
-type incoming struct {
-	request
-	err error
 }
 
 type subscription struct {
@@ -54,7 +50,6 @@ func (s *session) Message(text bool, p []byte) error {
 	if !text {
 		return &socket.CloseError{Code: socket.UnsupportedData, Reason: "control messages are JSON text"}
 	}
-	r, err := parseRequest(p)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
@@ -67,25 +62,68 @@ func (s *session) Message(text bool, p []byte) error {
 	if s.tokens--; s.tokens < 0 {
 		return &socket.CloseError{Code: socket.TooManyMessages, Reason: fmt.Sprintf("more than %d control messages a second", messageRate)}
 	}
+	if !s.merge(p) {
+		if s.size += len(p); len(s.inbox) >= maxWaiting || s.size > maxWaitingBytes {
+			return &socket.CloseError{Code: socket.TooManyMessages, Reason: "too many control messages wait to be answered"}
+		}
+		s.inbox = append(s.inbox, bytes.Clone(p))
+	}
+	s.conn.Wake()
+	return nil
+}
+
+// merge takes credits and pings. Credit can go before what waits in the inbox: it is for a frame that was sent, so for a
+// subscription that was answered. Other messages are left to the writing goroutine to parse, for the stack that takes would
+// stay with the reading one; but when many wait, each is looked at here.
+func (s *session) merge(p []byte) bool {
+	var r request
 	switch {
-	case err == nil && r.Type == "credit":
-		// It can go before what waits in the inbox: it is for a frame that was sent, so for a subscription that was answered.
+	case string(p) == `{"type":"ping"}`:
+		r.Type = "ping"
+	case bytes.HasPrefix(p, creditStart):
+		id, rest, ok := cutNumber(p[len(creditStart):])
+		if !ok || !bytes.HasPrefix(rest, creditSeq) || id > math.MaxUint32 {
+			return false
+		}
+		r.Type, r.ID = "credit", uint32(id)
+		if r.Seq, rest, ok = cutNumber(rest[len(creditSeq):]); !ok || string(rest) != "}" {
+			return false
+		}
+	case len(s.inbox) < maxWaiting/16:
+		return false
+	default:
+		var err error
+		if r, err = parseRequest(p); err != nil {
+			return false
+		}
+	}
+	switch r.Type {
+	case "ping":
+		s.pinged = true
+	case "credit":
 		if s.credit == nil {
 			s.credit = make(map[uint32]uint64, 1)
 		}
 		if _, known := s.credit[r.ID]; known || len(s.credit) < maxSubscriptions {
 			s.credit[r.ID] = max(s.credit[r.ID], r.Seq)
 		}
-	case err == nil && r.Type == "ping":
-		s.pinged = true
 	default:
-		if s.size += len(p); len(s.inbox) >= maxWaiting || s.size > maxWaitingBytes {
-			return &socket.CloseError{Code: socket.TooManyMessages, Reason: "too many control messages wait to be answered"}
-		}
-		s.inbox = append(s.inbox, incoming{r, err})
+		return false
 	}
-	s.conn.Wake()
-	return nil
+	return true
+}
+
+// A credit as most clients write it.
+var creditStart, creditSeq = []byte(`{"type":"credit","id":`), []byte(`,"seq":`)
+
+// cutNumber cuts a plain number of at most 18 digits off the front.
+func cutNumber(p []byte) (n uint64, rest []byte, ok bool) {
+	i := 0
+	for i < len(p) && i < 18 && p[i] >= '0' && p[i] <= '9' {
+		n = n*10 + uint64(p[i]-'0')
+		i++
+	}
+	return n, p[i:], i > 0 && (i == 1 || p[0] != '0')
 }
 
 // buffers are for messages on their way out; viewers with nothing to say hold none.
@@ -183,14 +221,14 @@ func (s *session) answer(dst []byte, now time.Time) ([]byte, error) {
 			sub.Painted(seq)
 		}
 	}
-	for i := range inbox {
-		r := &inbox[i]
-		if r.err == nil {
-			dst, r.err = s.do(dst, &r.request, now)
+	for _, p := range inbox {
+		r, err := parseRequest(p)
+		if err == nil {
+			dst, err = s.do(dst, &r, now)
 		}
-		if r.err != nil {
+		if err != nil {
 			s.h.refused.Add(1)
-			dst = appendMessage(dst, refusal(&r.request, r.err))
+			dst = appendMessage(dst, refusal(&r, err))
 		}
 	}
 	if pinged {
@@ -229,6 +267,13 @@ func (s *session) do(dst []byte, r *request, now time.Time) ([]byte, error) {
 			}
 		}
 		return dst, &coded{codeNotFound, "there is no subscription with this id"}
+	case "credit":
+		if sub := s.find(r.ID); sub != nil {
+			sub.Painted(r.Seq)
+		}
+		return dst, nil
+	case "ping":
+		return s.appendTime(dst, now), nil
 	}
 	return dst, &coded{codeUnsupported, "commands are not supported by this server"}
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/gofiber/contrib/websocket"
 )
 
-// A Session is what a protocol does with a connection. Message runs on the goroutine that reads, Write on the one that
+// A Session is what a protocol does with a connection. Message runs on the goroutine that reads, Write on one that
 // writes; each is called by one goroutine at a time, but both at once.
 type Session interface {
 	// Message takes a message of the client, which is not its own after it returns. An error ends the connection: a *CloseError
@@ -49,7 +49,13 @@ type Conn struct {
 	pinged int64        // Unix seconds of the last ping asked for; the keep-alive's own
 	peer   bool         // the peer has sent its close frame; the reading goroutine's own
 
+	session Session
+	writers sync.WaitGroup // the writing goroutine, while there is one
+	timer   *time.Timer    // starts it when the session's rest is over
+
 	mu      sync.Mutex
+	running bool // there is a writing goroutine
+	over    bool // there will be none any more, or not yet
 	ending  bool
 	code    Code   // with ending: what to tell the peer; 0: nothing
 	reason  string // with ending
@@ -59,24 +65,49 @@ type Conn struct {
 }
 
 // Wake makes the writing goroutine look again for what is due. It never blocks.
-func (c *Conn) Wake() {
-	select {
-	case c.wake <- struct{}{}:
+func (c *Conn) Wake() { c.rouse(true) }
+
+// rouse tells the writing goroutine, or starts it: a connection that has had nothing to say for a while has none, which saves its stack.
+func (c *Conn) rouse(busy bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.over:
+	case c.running:
+		select {
+		case c.wake <- struct{}{}: // under the lock, so that a goroutine about to end sees it
+		default:
+		}
 	default:
+		c.running = true
+		c.writers.Add(1)
+		go c.write(busy)
 	}
+}
+
+// begin starts a session.
+func (c *Conn) begin(s Session) {
+	c.session = s
+	c.mu.Lock()
+	c.timer = time.AfterFunc(time.Hour, func() { c.rouse(false) })
+	c.over = false
+	c.mu.Unlock()
+	c.Wake()
 }
 
 // Close tells the peer why, as far as it still listens, and ends the connection. Only the first call counts. It does not wait.
 func (c *Conn) Close(code Code, reason string) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.ending {
-		return
+	first := !c.ending
+	if first {
+		c.ending, c.code, c.reason = true, code, reason
+		// From here on writing has a deadline, also the write that is blocked on a peer that takes nothing.
+		_ = c.net.SetWriteDeadline(time.Now().Add(closeWait))
 	}
-	c.ending, c.code, c.reason = true, code, reason
-	// From here on writing has a deadline, also the write that is blocked on a peer that takes nothing.
-	_ = c.net.SetWriteDeadline(time.Now().Add(closeWait))
-	c.Wake()
+	c.mu.Unlock()
+	if first {
+		c.Wake()
+	}
 }
 
 // hangup ends the connection without a word.
@@ -126,36 +157,77 @@ func (c *Conn) control() error {
 	return nil
 }
 
-// write is the writing goroutine.
-func (c *Conn) write(s Session) {
+// write is the writing goroutine. Busy says that it was woken for something new: then more is likely soon, and it lingers.
+func (c *Conn) write(busy bool) {
+	defer c.writers.Done()
 	defer func() {
 		if c.server.recovered(recover()) {
 			c.Close(InternalError, "internal error")
 			_ = c.control()
+			c.finish()
 		}
-		// The peer may take a moment to answer the close frame; RFC 6455, 7.1.1 lets the server close first.
-		_ = c.net.SetReadDeadline(time.Now().Add(closeWait))
 	}()
-	timer := time.NewTimer(time.Hour)
-	defer timer.Stop()
+	var woken time.Time
+	if busy {
+		woken = time.Now()
+	}
+	var pause *time.Timer
 	for {
 		if err := c.control(); err != nil {
 			if err != errEnded {
 				c.hangup()
 			}
+			c.finish()
 			return
 		}
-		rest, err := s.Write(time.Now())
+		now := time.Now()
+		rest, err := c.session.Write(now)
 		if err != nil {
 			c.fail(err)
 			continue // to control, which sends the close frame
 		}
-		timer.Reset(rest)
+		if now.Sub(woken) >= linger {
+			if c.rest(rest) {
+				return
+			}
+			woken = now
+			continue
+		}
+		if pause == nil {
+			pause = time.NewTimer(rest)
+			defer pause.Stop()
+		} else {
+			pause.Reset(rest)
+		}
 		select {
 		case <-c.wake:
-		case <-timer.C:
+			woken = time.Now()
+		case <-pause.C:
 		}
 	}
+}
+
+// rest lets the goroutine end until the timer or Wake starts another; false when it was woken meanwhile.
+func (c *Conn) rest(d time.Duration) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	select {
+	case <-c.wake:
+		return false
+	default:
+	}
+	c.running = false
+	c.timer.Reset(d)
+	return true
+}
+
+// finish ends writing for good. The peer may take a moment to answer the close frame.
+func (c *Conn) finish() {
+	c.mu.Lock()
+	c.over = true
+	c.timer.Stop()
+	c.mu.Unlock()
+	_ = c.net.SetReadDeadline(time.Now().Add(closeWait))
 }
 
 // fail closes the connection for what a session answered.
@@ -171,7 +243,7 @@ func (c *Conn) fail(err error) {
 }
 
 // read is the reading goroutine. It returns when the connection has ended in its direction.
-func (c *Conn) read(s Session) {
+func (c *Conn) read() {
 	defer func() {
 		if c.server.recovered(recover()) {
 			c.Close(InternalError, "internal error")
@@ -204,14 +276,14 @@ func (c *Conn) read(s Session) {
 			c.ended()
 			return
 		}
-		if !c.message(s, kind == websocket.TextMessage, r) {
+		if !c.message(kind == websocket.TextMessage, r) {
 			return
 		}
 	}
 }
 
 // message reads a message and hands it to the session; false when reading is over.
-func (c *Conn) message(s Session, text bool, r io.Reader) bool {
+func (c *Conn) message(text bool, r io.Reader) bool {
 	buf := buffers.Get().(*[]byte)
 	defer func() {
 		if cap(*buf) <= keepBuffer {
@@ -224,7 +296,7 @@ func (c *Conn) message(s Session, text bool, r io.Reader) bool {
 		return false
 	}
 	c.heard.Store(time.Now().Unix())
-	if err := s.Message(text, *buf); err != nil {
+	if err := c.session.Message(text, *buf); err != nil {
 		c.fail(err)
 		c.drain()
 		return false

@@ -2,7 +2,8 @@
 // once for many connections, keep-alive, close codes, and closing all at shutdown. It is the one place that touches
 // contrib/websocket; what is above sees Session and Conn only, so that connections can later be handled otherwise.
 //
-// A connection has two goroutines: one reads (it is the upgrade's own), one writes. A write that blocks holds nobody else.
+// A connection has a goroutine that reads (the upgrade's own), and one that writes while there is something to write and a little
+// longer. A write that blocks holds nobody else.
 package socket
 
 import (
@@ -33,6 +34,7 @@ const (
 	pingAfter  = 30 * time.Second
 	deadAfter  = 150 * time.Second
 	sweepEvery = 10 * time.Second
+	linger     = 2 * time.Second // of a writing goroutine after something new
 	closeWait  = 2 * time.Second // for the peer to take our close frame and to answer it
 	keepBuffer = 16 << 10        // larger read buffers are not kept for the next message of anybody
 	sendBuffer = 128 << 10       // of the kernel, so that a stalled viewer finds little that is old when it wakes
@@ -143,7 +145,7 @@ func (s *Server) accept(ws *websocket.Conn) {
 	if u, ok := raw.(interface{ UnsafeConn() net.Conn }); ok {
 		raw = u.UnsafeConn()
 	}
-	conn := &Conn{server: s, ws: ws, net: raw, wake: make(chan struct{}, 1)}
+	conn := &Conn{server: s, ws: ws, net: raw, wake: make(chan struct{}, 1), over: true}
 	conn.heard.Store(time.Now().Unix())
 	if tcp := tcpOf(raw); tcp != nil {
 		_ = tcp.SetWriteBuffer(sendBuffer)
@@ -154,12 +156,10 @@ func (s *Server) accept(ws *websocket.Conn) {
 		return
 	}
 	defer s.remove(conn)
-	session := open(conn)
-	defer session.End()
-	var writer sync.WaitGroup
-	writer.Go(func() { conn.write(session) })
-	conn.read(session)
-	writer.Wait()
+	conn.begin(open(conn))
+	defer conn.session.End()
+	conn.read()
+	conn.writers.Wait()
 	_ = raw.Close()
 }
 
