@@ -176,14 +176,17 @@ func TestRecorderOutlivesPostgres(t *testing.T) {
 		before := server.PID()
 		kill(t, before)
 		r.Deliver(i+1, []devices.Sample{{Series: temp, At: int64(i), Recv: 1, Value: float64(i)}})
-		for deadline := time.Now().Add(30 * time.Second); ; {
-			// Until it notices, a backend may even serve on without its postmaster.
-			if err := r.Write(ctx); err == nil && server.PID() != before {
-				break
-			} else if time.Now().After(deadline) {
+		// Until they notice, backends may even serve on without their postmaster; after that each connection of the pool fails once.
+		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+			err := r.Write(ctx)
+			if err == nil && server.PID() != before {
+				if _, _, err = s.LastValues(ctx, "life-1"); err == nil {
+					break
+				}
+			}
+			if time.Now().After(deadline) {
 				t.Fatal(err)
 			}
-			time.Sleep(20 * time.Millisecond)
 		}
 		if v := values(t, s, "life-1", i+1)["a/temp"]; v.Value != float64(i) {
 			t.Errorf("temp %+v", v)
