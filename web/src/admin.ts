@@ -98,3 +98,5 @@ function say(form: HTMLFormElement, text: string): void {
   const s = form.querySelector("[data-save-state]");
   if (s && s.textContent !== text) s.textContent = text;
 }
+
+export {};

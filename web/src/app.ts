@@ -74,7 +74,8 @@ document.addEventListener("keydown", (e) => {
   if (typing(e) || document.querySelector("dialog[open]")) return;
   if (e.key === "/") {
     e.preventDefault();
-    if (maybe("search-open")) openPalette();
+    // Not before the key press is over: its character must not land in the field.
+    if (maybe("search-open")) setTimeout(openPalette);
   } else if (e.key === "?") {
     help();
   } else if (e.key === "u") {

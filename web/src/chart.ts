@@ -437,7 +437,8 @@ function timeLabels(_: uPlot, vs: number[]): string[] {
 
 function labels(vs: number[]): string[] {
   const step = vs.length > 1 ? vs[1] - vs[0] : 1;
-  const d = Math.min(6, Math.max(0, -Math.floor(Math.log10(step) + 1e-9)));
+  let d = 0;
+  for (let x = step; d < 6 && Math.abs(x - Math.round(x)) > 1e-6 * x; x *= 10) d++; // 2.5 needs one although it is above 1
   return vs.map((v) => {
     const a = Math.abs(v);
     if (a >= 1e6) return (v / 1e6).toFixed(step < 1e5 ? 2 : 1) + " M";
