@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-GO_BUILD := go build -trimpath -ldflags '-X main.version=$(VERSION)'
+GO_BUILD := go build -trimpath -ldflags '-X main.stamp=$(VERSION)'
 FUZZTIME ?= 5m
 ROUNDS ?= 50
 MINUTES ?= 20

@@ -32,8 +32,8 @@ import (
 type Config struct {
 	Addr           string        `default:":1883" help:"Where the embedded MQTT broker listens; empty: not over plain TCP."`
 	TLSAddr        string        `default:":8883" help:"Where it listens for MQTT over TLS, when a certificate is given."`
-	TLSCert        string        `help:"PEM file with the certificate chain of the broker." type:"path"`
-	TLSKey         string        `help:"PEM file with its private key." type:"path"`
+	TLSCert        string        `kong:"-"` // PEM file with the certificate chain
+	TLSKey         string        `kong:"-"` // PEM file with its private key
 	TLSClientCA    string        `help:"PEM file with the authorities that sign client certificates; empty: any certificate whose fingerprint is a credential." type:"path"`
 	MaxConnections int           `default:"10000" help:"Devices connected at once."`
 	ConnectTimeout time.Duration `default:"10s" help:"How long a new connection may take to sign in."`
@@ -114,18 +114,20 @@ type Broker struct {
 	cat    *catalog.Catalog
 	intake Intake
 	log    *slog.Logger
-	open   bool // conformance tests only: everybody may everything, and there is no telemetry
+	open   bool // conformance tests only: everybody may everything but subscribe to closed, and there is no telemetry
+	closed string
 
-	server    *mqtt.Server
-	inline    *mqtt.Client // hands on what was acknowledged here
-	store     *store       // nil: in memory only
-	listeners []net.Listener
-	plain     net.Addr
-	secure    net.Addr
-	throttle  throttle
-	order     atomic.Int64 // of messages towards subscribers, instead of mochi's seconds
-	conns     sync.WaitGroup
-	changed   chan struct{} // something in the catalog changed
+	server     *mqtt.Server
+	inline     *mqtt.Client // hands on what was acknowledged here
+	store      *store       // nil: in memory only
+	listeners  []net.Listener
+	plain      net.Addr
+	secure     net.Addr
+	throttle   throttle
+	subscribed atomic.Bool  // somebody has, at some time; until then nothing is handed on (mochi's own count drifts)
+	order      atomic.Int64 // of messages towards subscribers, instead of mochi's seconds
+	conns      sync.WaitGroup
+	changed    chan struct{} // something in the catalog changed
 
 	authFailures atomic.Uint64
 	refused      atomic.Uint64
@@ -351,14 +353,17 @@ func (b *Broker) serve(nc net.Conn) error {
 	if c.session != nil && !c.left && transient(c.client) { // mochi could not write CONNACK, and forgets to tidy up
 		b.discard(c.client)
 	}
-	c.finish(err)
+	c.acknowledge()
 	b.mu.Lock()
-	delete(b.all, c)
 	if b.live[c.id] == c {
 		delete(b.live, c.id)
 	}
 	b.mu.Unlock()
 	close(c.ended)
+	c.goodbye(err)
+	b.mu.Lock()
+	delete(b.all, c)
+	b.mu.Unlock()
 	return err
 }
 

@@ -1,0 +1,87 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"runtime"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"millrace/dashboard/pages"
+	"millrace/ingest"
+)
+
+// statusCache keeps what costs a query for some seconds.
+type statusCache struct {
+	mu       sync.Mutex // held while the database is asked, so that one asks for all
+	asked    time.Time
+	database pages.DatabaseStatus
+}
+
+const databaseStatus = `select current_setting('server_version'), pg_database_size(current_database())`
+
+// Status tells how the server is. It answers within a second, also when the database is away.
+func (s *server) Status(ctx context.Context) pages.SystemStatus {
+	v, commit := version()
+	var memory runtime.MemStats
+	runtime.ReadMemStats(&memory)
+	st := pages.SystemStatus{
+		At: time.Now(), Started: s.started, Version: v, Revision: commit, Go: runtime.Version(), DataDir: s.c.Storage.DataDir,
+		Goroutines: runtime.NumGoroutine(), Memory: memory.Sys, LiveConnections: s.live.Stats().Viewers,
+	}
+	var disk syscall.Statfs_t
+	if syscall.Statfs(s.c.Storage.DataDir, &disk) == nil {
+		st.DiskFree, st.DiskTotal = disk.Bavail*uint64(disk.Bsize), disk.Blocks*uint64(disk.Bsize)
+	}
+	in := s.pipeline.Stats()
+	st.ClockAhead = in.ClockAhead
+	for _, p := range []ingest.Protocol{ingest.MQTT, ingest.MQTTPull, ingest.HTTP} {
+		st.Intake = append(st.Intake, pages.IntakeStatus{Protocol: string(p), Messages: in.Messages[p], Samples: in.Samples[p], MessageRate: -1, SampleRate: -1})
+	}
+	for kind, n := range in.Rejected {
+		st.Rejected = append(st.Rejected, pages.KindCount{Kind: kind, Count: n})
+	}
+	slices.SortFunc(st.Rejected, func(a, b pages.KindCount) int { return cmp.Compare(a.Kind, b.Kind) })
+	if s.broker != nil {
+		for _, n := range s.broker.Stats().Connections {
+			st.MQTTConnections += n
+		}
+	}
+	sp := s.spine.Stats()
+	st.Spine = pages.SpineStatus{Where: "embedded", Healthy: sp.Healthy, Bytes: sp.StreamBytes, MaxBytes: sp.MaxBytes, First: sp.First, Last: sp.Last,
+		Waiting: sp.Waiting, Refused: sp.Refused, Read: s.reader.Delivered(), Recorded: s.recorded.Load()}
+	if s.c.Sources.NATSURL != "" {
+		st.Spine.Where = withoutPassword(s.c.Sources.NATSURL)
+	}
+	e := s.engine.Stats()
+	st.Engine = pages.EngineStatus{Series: e.Series, Groups: e.Groups, Subscriptions: e.Subscriptions, Samples: e.Samples, Late: e.LateSamples,
+		Ticks: e.Ticks, FramesCut: e.FramesCut, FrameShared: e.FramesShared, Encodes: e.Encodes, EncodesShared: e.EncodesShared}
+	st.Database = s.askDatabase(ctx)
+	return st
+}
+
+func (s *server) askDatabase(ctx context.Context) pages.DatabaseStatus {
+	s.status.mu.Lock()
+	defer s.status.mu.Unlock()
+	if time.Since(s.status.asked) < 2*time.Second {
+		return s.status.database
+	}
+	ctx, cancel := context.WithTimeout(ctx, 700*time.Millisecond)
+	defer cancel()
+	d := pages.DatabaseStatus{Where: s.database.where}
+	began := time.Now()
+	err := s.store.Ping(ctx)
+	d.Latency = time.Since(began)
+	var size int64
+	if err == nil {
+		err = s.database.pool.QueryRow(ctx, databaseStatus).Scan(&d.Version, &size)
+	}
+	d.OK, d.Bytes = err == nil, uint64(size)
+	if err != nil {
+		d.Error = err.Error()
+	}
+	s.status.asked, s.status.database = time.Now(), d
+	return d
+}
