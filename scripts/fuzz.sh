@@ -7,5 +7,5 @@ targets=$(grep -rnoE '^func Fuzz[A-Za-z0-9_]+' --include='*_test.go' . | sed -E 
 [ -n "$targets" ] || { echo "no fuzz targets found" >&2; exit 1; }
 while read -r folder target; do
 	echo "fuzz ./$folder $target"
-	go test -run '^$' -fuzz "^$target\$" -fuzztime "$for_each" -parallel 2 "./$folder" </dev/null
+	go test -run '^$' -fuzz "^$target\$" -fuzztime "$for_each" -fuzzminimizetime 1x -parallel 2 "./$folder" </dev/null
 done <<<"$targets"
