@@ -173,6 +173,12 @@ func start(t testing.TB, change func(*Config)) *site {
 // run starts a broker on the site; stop ends it.
 func (s *site) run(change func(*Config)) {
 	s.t.Helper()
+	s.prepare(change)
+	s.serve()
+}
+
+func (s *site) prepare(change func(*Config)) {
+	s.t.Helper()
 	conf := Config{Addr: "127.0.0.1:0", MaxPayload: 1000}
 	if change != nil {
 		change(&conf)
@@ -186,7 +192,6 @@ func (s *site) run(change func(*Config)) {
 		s.t.Fatal(err)
 	}
 	s.Broker = b
-	s.serve()
 }
 
 func (s *site) serve() {
@@ -362,7 +367,9 @@ func (r *raw) want(kind byte, id uint16, code byte) packets.Packet {
 	return pk
 }
 
-// client is a paho client of MQTT 5 and what it has received.
+var goodbye = &paho.Disconnect{}
+
+// client5 is a paho client of MQTT 5 and what it has received.
 type client5 struct {
 	*paho.Client
 	conn    net.Conn

@@ -16,11 +16,11 @@ import (
 )
 
 // conn is one device's connection, as the net.Conn that mochi gets: its state travels with mochi's client. mochi's Close only
-// ends reading; the real close comes in finish, after the last acknowledgement and the DISCONNECT packet.
+// ends reading; the real close comes in goodbye, after the last acknowledgement and the DISCONNECT packet.
 type conn struct {
 	net.Conn
 	b     *Broker
-	ended chan struct{} // closed when the connection has ended in every respect
+	ended chan struct{} // closed when the connection is acknowledged and out of mochi's hands; only the good-bye may be left
 
 	stopped chan struct{} // closed when it is to end
 
@@ -44,6 +44,7 @@ type conn struct {
 	acks acks
 
 	writing sync.Mutex
+	over    bool        // under writing: nothing is written any more
 	told    atomic.Bool // a DISCONNECT has been written
 
 	mu     sync.Mutex
@@ -118,6 +119,9 @@ func (c *conn) SetDeadline(t time.Time) error {
 func (c *conn) Write(p []byte) (int, error) {
 	c.writing.Lock()
 	defer c.writing.Unlock()
+	if c.over {
+		return 0, net.ErrClosed
+	}
 	_ = c.Conn.SetWriteDeadline(time.Now().Add(c.b.conf.WriteTimeout)) // an error shows in Write, too
 	n, err := c.Conn.Write(p)
 	if err != nil {
@@ -126,23 +130,31 @@ func (c *conn) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// finish is called when mochi has let the connection go. It waits for what is on its way to the disk to be acknowledged, says
-// good-bye and closes.
-func (c *conn) finish(err error) {
+// acknowledge is called when mochi has let the connection go. It waits for what is on its way to the disk.
+func (c *conn) acknowledge() {
 	if !c.acks.drain(drainTimeout) {
 		c.b.log.Warn("connection closed before its messages were stored", "device", c.name())
 	}
+}
+
+// goodbye tells an MQTT 5 client why its connection ends, and closes it.
+func (c *conn) goodbye(err error) {
 	code := c.reason(err)
-	switch code {
-	case packets.ErrPacketTooLarge:
-		c.reject("", "too_large", "the packet is larger than the broker takes", nil)
+	if code == packets.ErrPacketTooLarge {
+		_ = c.reject("", "too_large", "the packet is larger than the broker takes", nil)
 	}
-	if c.version == 5 && c.client != nil && c.session != nil && code.Code >= packets.ErrUnspecifiedError.Code && !c.told.Load() {
+	if nc, ok := c.Conn.(interface{ NetConn() net.Conn }); ok {
+		_ = nc.NetConn().SetWriteDeadline(time.Now().Add(time.Second)) // ends a write under way
+	} else {
 		_ = c.Conn.SetWriteDeadline(time.Now().Add(time.Second))
-		if _, err := c.Conn.Write([]byte{packets.Disconnect << 4, 2, code.Code, 0}); err == nil {
-			c.told.Store(true)
-		}
 	}
+	c.writing.Lock()
+	c.over = true
+	if c.version == 5 && c.session != nil && code.Code >= packets.ErrUnspecifiedError.Code && c.told.CompareAndSwap(false, true) {
+		_ = c.Conn.SetWriteDeadline(time.Now().Add(time.Second))
+		_, _ = c.Conn.Write([]byte{packets.Disconnect << 4, 2, code.Code, 0}) // the connection ends either way
+	}
+	c.writing.Unlock()
 	if c.told.Load() {
 		c.linger()
 	}

@@ -89,6 +89,10 @@ func (h *hook) OnPublish(cl *mqtt.Client, pk packets.Packet) (packets.Packet, er
 		return pk, nil
 	}
 	c := of(cl)
+	if pk.TopicName == "" { // an alias that was never given a topic (MQTT 5.0, 3.3.2.3.4)
+		c.stop(packets.ErrTopicAliasInvalid)
+		return pk, packets.CodeSuccessIgnore
+	}
 	p := c.publish
 	if p.foreign || !b.open && !strings.HasPrefix(pk.TopicName, c.prefix) { // the latter by a topic alias
 		topic := pk.TopicName
@@ -111,7 +115,7 @@ func (h *hook) OnPublish(cl *mqtt.Client, pk packets.Packet) (packets.Packet, er
 	if pk.FixedHeader.Retain && telemetry && len(pk.Payload) == 0 { // clears the retained message; no measurement
 		telemetry = false
 	}
-	wanted := pk.FixedHeader.Retain || atomic.LoadInt64(&b.server.Info.Subscriptions) > 0
+	wanted := pk.FixedHeader.Retain || b.subscribed.Load()
 	if p.qos == 0 {
 		if telemetry && b.telemetry(c, &pk, metric, nil) == 0 || !wanted {
 			return pk, packets.CodeSuccessIgnore
@@ -239,7 +243,7 @@ func (b *Broker) tooManyRetained(c *conn, pk *packets.Packet) bool {
 // OnACLCheck is asked for a filter at SUBSCRIBE and for a topic before each delivery. Publishing is checked in OnPublish.
 func (h *hook) OnACLCheck(cl *mqtt.Client, topic string, write bool) bool {
 	if write || cl.Net.Inline || h.b.open {
-		return true
+		return write || h.b.closed == "" || topic != h.b.closed
 	}
 	device, _, _ := strings.Cut(cl.ID, "/")
 	rest, ok := strings.CutPrefix(sharedFilter(topic), "devices/")
@@ -268,6 +272,7 @@ func (h *hook) OnSubscribed(cl *mqtt.Client, pk packets.Packet, codes []byte) {
 	}
 	for i, sub := range pk.Filters {
 		if codes[i] < packets.ErrUnspecifiedError.Code {
+			h.b.subscribed.Store(true)
 			h.b.store.putSubscription(cl, sub)
 		} else if !h.OnACLCheck(cl, sub.Filter, false) {
 			h.b.foreign.Add(1)

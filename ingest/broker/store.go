@@ -301,6 +301,7 @@ func (b *Broker) restore() error {
 				atomic.AddInt64(&b.server.Info.Subscriptions, 1)
 			}
 			cl.State.Subscriptions.Add(sub.Filter, sub)
+			b.subscribed.Store(true)
 			return true, nil
 		}); err != nil {
 			return err
