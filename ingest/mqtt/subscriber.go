@@ -46,8 +46,11 @@ func (c *Config) defaults() {
 	}
 }
 
-// Validate checks the URL.
+// Validate checks the URL; without one there is no subscription, and nothing to check.
 func (c Config) Validate() error {
+	if c.URL == "" {
+		return nil
+	}
 	u, err := url.Parse(c.URL)
 	if err != nil || u.Host == "" {
 		return devices.Invalid("url", "must look like mqtt://host:1883 or mqtts://user:password@host:8883")
