@@ -25,6 +25,13 @@ func (h *handler) accessRoutes(r fiber.Router) {
 
 func (h *handler) access(c *fiber.Ctx) error {
 	f := pages.BindingForm{Role: string(devices.Viewer), Group: asked(c, "group")}
+	if f.Group == "" {
+		groups, err := h.groups(c)
+		if err != nil {
+			return err
+		}
+		f.Group = first(groups)
+	}
 	return h.showAccess(c, fiber.StatusOK, f, nil)
 }
 
@@ -166,7 +173,9 @@ func (h *handler) tokenRoutes(r fiber.Router) {
 }
 
 func (h *handler) tokens(c *fiber.Ctx) error {
-	return h.showTokens(c, fiber.StatusOK, func(v *pages.AdminTokens) { v.Form.Role = string(devices.Viewer) })
+	return h.showTokens(c, fiber.StatusOK, func(v *pages.AdminTokens) {
+		v.Form.Role, v.Form.Group = string(devices.Viewer), first(v.Groups)
+	})
 }
 
 func (h *handler) showTokens(c *fiber.Ctx, status int, change func(*pages.AdminTokens)) error {
@@ -194,6 +203,7 @@ func (h *handler) createToken(c *fiber.Ctx) error {
 		if t, secret, err = h.Inventory.CreateToken(c.UserContext(), auth.Caller(c), r); err == nil {
 			return h.showTokens(c, fiber.StatusCreated, func(v *pages.AdminTokens) {
 				v.Secret, v.Made, v.Note, v.Form.Role = secret, t.Name, "The token was created.", string(devices.Viewer)
+				v.Form.Group = first(v.Groups)
 			})
 		}
 	}

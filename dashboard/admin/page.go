@@ -180,6 +180,14 @@ func (h *handler) groups(c *fiber.Ctx) ([]devices.Group, error) {
 	return mine, nil
 }
 
+// first is the group that a form for rights begins with: the whole site must be chosen, not overlooked.
+func first(groups []devices.Group) string {
+	if len(groups) == 0 {
+		return ""
+	}
+	return string(groups[0].Path)
+}
+
 // box begins a small page.
 func (h *handler) box(c *fiber.Ctx, section, title, action, back, submit string) pages.Box {
 	return pages.Box{AdminPage: h.page(c, section, title), Action: action, Back: back, Submit: submit}

@@ -123,6 +123,9 @@ func (n names) auditRow(e devices.AuditEntry) pages.AuditRow {
 			row.Name = email
 		}
 		delete(detail, "email")
+		if e.Action == "session.create" && row.Name == e.Actor {
+			row.Does, row.Name = "signed in", ""
+		}
 	case "token":
 		if name := text("name"); name != "" {
 			row.Name = name
@@ -145,7 +148,7 @@ func (n names) auditRow(e devices.AuditEntry) pages.AuditRow {
 	}
 	sort.Strings(keys)
 	for _, k := range keys {
-		if detail[k] == nil || detail[k] == "" {
+		if detail[k] == nil || detail[k] == "" || detail[k] == 0.0 {
 			continue
 		}
 		b, _ := json.Marshal(detail[k]) // what was decoded can be encoded

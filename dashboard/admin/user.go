@@ -71,9 +71,7 @@ func (h *handler) newUser(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	if len(v.Groups) > 0 {
-		v.Group = string(v.Groups[0].Path)
-	}
+	v.Group = first(v.Groups)
 	return render(c, fiber.StatusOK, pages.AdminUserNewPage(v))
 }
 
@@ -126,7 +124,7 @@ func (h *handler) showUser(c *fiber.Ctx, status int, change func(*pages.AdminUse
 	for _, b := range bindings {
 		v.Bindings = append(v.Bindings, pages.BindingRow{Binding: b, Who: u.Email})
 	}
-	v.Binding.Role = string(devices.Viewer)
+	v.Binding = pages.BindingForm{Role: string(devices.Viewer), Group: first(v.Groups)}
 	if change != nil {
 		change(&v)
 	}

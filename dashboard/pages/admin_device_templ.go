@@ -298,7 +298,7 @@ func DeviceNow(v AdminDevice) templ.Component {
 			return templ_7745c5c3_Err
 		}
 		if len(v.Values) == 0 {
-			templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 17, "<div class=\"card-body waiting\" role=\"status\"><span class=\"wait-mark\" aria-hidden=\"true\"></span><div><strong>Waiting for the first message</strong><p class=\"muted\">")
+			templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 17, "<div class=\"card-body first-wait\" role=\"status\"><span class=\"wait-mark\" aria-hidden=\"true\"></span><div><strong>Waiting for the first message</strong><p class=\"muted\">")
 			if templ_7745c5c3_Err != nil {
 				return templ_7745c5c3_Err
 			}
