@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"syscall"
+	"time"
 
 	"github.com/alecthomas/kong"
 )
@@ -56,7 +57,13 @@ func start(args []string, con *console) int {
 	go func() {
 		<-signals
 		cancel()
-		<-signals
+		// Some shells and programs send the first one twice, to us and to our process group.
+		for first := time.Now(); ; {
+			<-signals
+			if time.Since(first) > 300*time.Millisecond {
+				break
+			}
+		}
 		fmt.Fprintln(con.err, "millrace: interrupted again, stopping at once")
 		if con.forced != nil {
 			con.forced()

@@ -268,7 +268,7 @@ func (s *server) doors(certificate *tls.Config) error {
 		}
 	}
 	rests := api.New(api.Deps{Inventory: s.inventory, Catalog: s.catalog, Stats: s.bridge.groupStats, Rejects: s.bridge.apiRejects,
-		System: func(ctx context.Context) any { return s.Status(ctx) }})
+		System: s.systemJSON})
 	register := []func(fiber.Router){
 		rests.Register,
 		func(r fiber.Router) {

@@ -85,3 +85,81 @@ func (s *server) askDatabase(ctx context.Context) pages.DatabaseStatus {
 	s.status.asked, s.status.database = time.Now(), d
 	return d
 }
+
+// systemJSON is what GET /api/v1/system answers.
+type systemJSON struct {
+	At         time.Time `json:"at"`
+	Started    time.Time `json:"started"`
+	Version    string    `json:"version"`
+	Revision   string    `json:"revision"`
+	Go         string    `json:"go"`
+	Goroutines int       `json:"goroutines"`
+	Memory     uint64    `json:"memoryBytes"`
+	DiskFree   uint64    `json:"diskFreeBytes"`
+	DiskTotal  uint64    `json:"diskTotalBytes"`
+
+	Messages        map[string]uint64 `json:"messages"` // by protocol
+	Samples         map[string]uint64 `json:"samples"`
+	Rejected        map[string]uint64 `json:"rejected"` // by kind of fault
+	ClockAhead      uint64            `json:"clockAhead"`
+	MQTTConnections int               `json:"mqttConnections"`
+	LiveConnections int               `json:"liveConnections"`
+
+	Spine    spineJSON `json:"spine"`
+	Database struct {
+		Where     string  `json:"where"`
+		OK        bool    `json:"ok"`
+		Version   string  `json:"version"`
+		LatencyMs float64 `json:"latencyMs"`
+		Bytes     uint64  `json:"bytes"`
+	} `json:"database"`
+	Engine struct {
+		Series        int    `json:"series"`
+		Groups        int    `json:"groups"`
+		Subscriptions int    `json:"subscriptions"`
+		Samples       uint64 `json:"samples"`
+		Late          uint64 `json:"late"`
+		Ticks         uint64 `json:"ticks"`
+		FramesCut     uint64 `json:"framesCut"`
+		FramesShared  uint64 `json:"framesShared"`
+		Encodes       uint64 `json:"encodes"`
+		EncodesShared uint64 `json:"encodesShared"`
+	} `json:"engine"`
+	Alerts []string `json:"alerts"`
+}
+
+type spineJSON struct {
+	Where    string `json:"where"`
+	Healthy  bool   `json:"healthy"`
+	Bytes    uint64 `json:"bytes"`
+	MaxBytes uint64 `json:"maxBytes"`
+	First    uint64 `json:"first"`
+	Last     uint64 `json:"last"`
+	Waiting  int    `json:"waiting"`
+	Refused  uint64 `json:"refused"`
+	Read     uint64 `json:"read"`
+	Recorded uint64 `json:"recorded"`
+}
+
+// systemJSON is Status for programs.
+func (s *server) systemJSON(ctx context.Context) any {
+	st := s.Status(ctx)
+	out := systemJSON{At: st.At, Started: st.Started, Version: st.Version, Revision: st.Revision, Go: st.Go, Goroutines: st.Goroutines, Memory: st.Memory,
+		DiskFree: st.DiskFree, DiskTotal: st.DiskTotal, Messages: map[string]uint64{}, Samples: map[string]uint64{}, Rejected: map[string]uint64{},
+		ClockAhead: st.ClockAhead, MQTTConnections: st.MQTTConnections, LiveConnections: st.LiveConnections, Alerts: st.Alerts()}
+	out.Spine = spineJSON(st.Spine)
+	for _, in := range st.Intake {
+		out.Messages[in.Protocol], out.Samples[in.Protocol] = in.Messages, in.Samples
+	}
+	for _, r := range st.Rejected {
+		out.Rejected[r.Kind] = r.Count
+	}
+	if out.Alerts == nil {
+		out.Alerts = []string{}
+	}
+	d, e := &out.Database, &out.Engine
+	d.Where, d.OK, d.Version, d.LatencyMs, d.Bytes = st.Database.Where, st.Database.OK, st.Database.Version, float64(st.Database.Latency.Microseconds())/1000, st.Database.Bytes
+	e.Series, e.Groups, e.Subscriptions, e.Samples, e.Late = st.Engine.Series, st.Engine.Groups, st.Engine.Subscriptions, st.Engine.Samples, st.Engine.Late
+	e.Ticks, e.FramesCut, e.FramesShared, e.Encodes, e.EncodesShared = st.Engine.Ticks, st.Engine.FramesCut, st.Engine.FrameShared, st.Engine.Encodes, st.Engine.EncodesShared
+	return out
+}
