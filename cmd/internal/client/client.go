@@ -165,25 +165,9 @@ func (c *Client) CreateCredential(ctx context.Context, id devices.ID) (string, e
 
 // Metrics returns the settings of all metrics.
 func (c *Client) Metrics(ctx context.Context) ([]devices.Metric, error) {
-	var all []devices.Metric
-	for after := ""; ; {
-		var page struct {
-			Items []devices.Metric
-			Next  *string
-		}
-		path := "/api/v1/metrics?limit=1000"
-		if after != "" {
-			path += "&after=" + url.QueryEscape(after)
-		}
-		if err := c.Do(ctx, http.MethodGet, path, nil, &page); err != nil {
-			return nil, err
-		}
-		all = append(all, page.Items...)
-		if page.Next == nil || *page.Next == "" || *page.Next == after {
-			return all, nil
-		}
-		after = *page.Next
-	}
+	var list struct{ Items []devices.Metric }
+	err := c.Do(ctx, http.MethodGet, "/api/v1/metrics", nil, &list)
+	return list.Items, err
 }
 
 // UpdateMetric sets label, unit and limits of a metric.
