@@ -73,6 +73,7 @@ type App struct {
 	fiber *fiber.App
 
 	listener net.Listener
+	failing  sync.Map // names of the checks that failed last time
 	stopping atomic.Bool
 	noIntake atomic.Bool
 	counts   counters
@@ -175,8 +176,12 @@ func (a *App) ready(c *fiber.Ctx) error {
 			err := check.OK(ctx)
 			results[i] = result{Name: check.Name, OK: err == nil}
 			if err != nil {
-				a.log.Warn("not ready", "part", check.Name, "err", err)
+				if _, known := a.failing.Swap(check.Name, true); !known { // once, not at every look
+					a.log.Warn("not ready", "part", check.Name, "err", err)
+				}
 				results[i].Error = "does not work at the moment; the log has more"
+			} else if _, was := a.failing.LoadAndDelete(check.Name); was {
+				a.log.Info("ready again", "part", check.Name)
 			}
 		})
 	}

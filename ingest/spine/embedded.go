@@ -35,8 +35,9 @@ func (s *Spine) embed(ctx context.Context, c Config) error {
 	ns, err := server.NewServer(&server.Options{
 		ServerName: "millrace", DontListen: true, NoSigs: true, NoLog: true, NoSystemAccount: true,
 		JetStream: true, StoreDir: c.Dir, SyncAlways: true, MaxPayload: maxPayload,
-		JetStreamMaxStore: s.maxBytes + 64<<20, JetStreamMaxMemory: 64 << 20,
-		MaxPending: 64 << 20,
+		JetStreamMaxStore:  1 << 50, // the stream has its own bound; a lower one here refuses a stream that was larger
+		JetStreamMaxMemory: 64 << 20,
+		MaxPending:         64 << 20,
 	})
 	if err != nil {
 		return err
