@@ -225,6 +225,8 @@ func TestPages(t *testing.T) {
 	eventually(t, ctx, "paused", `document.getElementById("conn-text").textContent === "Paused"`)
 	do(t, ctx, chromedp.KeyEvent(" "), chromedp.KeyEvent("/"))
 	eventually(t, ctx, "search", `document.querySelector("dialog.palette[open] [role=option]") !== null`)
+	do(t, ctx, chromedp.SendKeys(chromedp.CSS("#palette-input"), "press-1"))
+	eventually(t, ctx, "a device is found", `[...document.querySelectorAll("[role=option]")].some(o => o.innerText.includes("device press-1"))`)
 	axe(t, ctx, "search")
 	shoot(t, ctx, "search")
 	do(t, ctx, js(`document.querySelector("dialog[open]").close()`))

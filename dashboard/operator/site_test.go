@@ -146,8 +146,17 @@ func (s *site) LastValues(ids []devices.SeriesID) []operator.LastValue {
 	return out
 }
 
-// api answers what the scripts of the pages ask of the REST API.
+// api answers what the scripts of the pages ask of the REST API; like that, it refuses parameters it does not know.
 func (s *site) api(r fiber.Router) {
+	known := map[string]string{"/api/v1/groups": " stats ", "/api/v1/devices": " limit q "}
+	r.Use("/api/v1", func(c *fiber.Ctx) error {
+		for name := range c.Queries() {
+			if !strings.Contains(known[c.Path()], " "+name+" ") {
+				return devices.Invalid(name, "there is no such parameter here")
+			}
+		}
+		return c.Next()
+	})
 	r.Get("/api/v1/groups", func(c *fiber.Ctx) error {
 		items := []map[string]any{}
 		groups, err := s.Groups(c.UserContext(), auth.Caller(c))
@@ -164,7 +173,7 @@ func (s *site) api(r fiber.Router) {
 	r.Get("/api/v1/devices", func(c *fiber.Ctx) error {
 		items := []devices.Device{}
 		for _, d := range s.catalog.DevicesIn(devices.Site) {
-			if strings.Contains(string(d.ID()), c.Query("search")) && len(items) < 24 {
+			if strings.Contains(string(d.ID()), c.Query("q")) && len(items) < 24 {
 				items = append(items, d.Info())
 			}
 		}

@@ -23,7 +23,7 @@ function cell(row: Element, name: string, text: string): void {
 
 async function poll(): Promise<void> {
   try {
-    const r = await get<{ items: Item[]; at?: number }>("/api/v1/groups?stats=1&limit=1000");
+    const r = await get<{ items: Item[]; at?: number }>("/api/v1/groups?stats=1");
     failures = 0;
     const now = Date.now();
     let rate = 0;
@@ -75,7 +75,7 @@ if (maybe("first-run")) {
   setInterval(async () => {
     if (document.hidden) return;
     try {
-      const r = await get<{ items: Item[] }>("/api/v1/groups?limit=1");
+      const r = await get<{ items: Item[] }>("/api/v1/groups");
       if (r.items.length > 0) location.reload();
     } catch {
       // the next try will tell

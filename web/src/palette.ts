@@ -78,8 +78,8 @@ async function search(): Promise<void> {
   asked?.abort();
   asked = new AbortController();
   try {
-    groups ??= get<{ items: GroupItem[] }>("/api/v1/groups?limit=1000").then((r) => r.items);
-    const [gs, ds] = await Promise.all([groups, get<{ items: DeviceItem[] }>(`/api/v1/devices?limit=${SHOWN}&search=${encodeURIComponent(q)}`, asked.signal)]);
+    groups ??= get<{ items: GroupItem[] }>("/api/v1/groups").then((r) => r.items);
+    const [gs, ds] = await Promise.all([groups, get<{ items: DeviceItem[] }>(`/api/v1/devices?limit=${SHOWN}&q=${encodeURIComponent(q)}`, asked.signal)]);
     const found: Hit[] = [];
     for (const g of gs) {
       if (found.length >= SHOWN) break;
