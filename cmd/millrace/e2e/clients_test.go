@@ -61,8 +61,10 @@ client.on("connect", () => client.publish("devices/" + user + "/telemetry", JSON
 
 	curl := func(want, path, token, kind, body string) {
 		t.Helper()
-		out, err := exec.Command("curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "-H", "Authorization: Bearer "+token, "-H", "Content-Type: "+kind,
-			"--data-binary", body, s.http+path).CombinedOutput()
+		cmd := exec.Command("curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "-H", "Authorization: Bearer "+token, "-H", "Content-Type: "+kind,
+			"--data-binary", "@-", s.http+path)
+		cmd.Stdin = strings.NewReader(body)
+		out, err := cmd.CombinedOutput()
 		if err != nil || string(out) != want {
 			t.Fatalf("curl %s: %v %s, want %s", path, err, out, want)
 		}

@@ -99,21 +99,12 @@ func (s *server) run() {
 			s.log.Write(lines.Bytes())
 			s.log.WriteByte('\n')
 			s.mu.Unlock()
-			var l struct{ Msg, Protocol, Addr string }
-			if json.Unmarshal(lines.Bytes(), &l) != nil || l.Msg != "listening" {
-				continue
-			}
-			s.mu.Lock()
-			switch l.Protocol {
-			case "http":
-				s.http = "http://" + l.Addr
-			case "mqtt":
-				s.mqtt = l.Addr
-			}
-			both := s.http != "" && s.mqtt != ""
-			s.mu.Unlock()
-			if both {
-				once.Do(func() { close(ready) })
+			var l struct{ Msg, HTTP, MQTT string }
+			if json.Unmarshal(lines.Bytes(), &l) == nil && l.Msg == "ready" {
+				once.Do(func() {
+					s.http, s.mqtt = "http://"+l.HTTP, l.MQTT
+					close(ready)
+				})
 			}
 		}
 		s.cmd.Wait()
