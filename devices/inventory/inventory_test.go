@@ -70,7 +70,8 @@ func (s site) device(id devices.ID, groups ...devices.GroupPath) {
 	}
 }
 
-func pointer[T any](v T) *T { return &v }
+//go:fix inline
+func pointer[T any](v T) *T { return new(v) }
 
 // Each use case by each kind of caller.
 func TestRights(t *testing.T) {
@@ -115,13 +116,13 @@ func TestRights(t *testing.T) {
 	// + allowed, f forbidden, n not there for this caller, u not signed in
 	f := func(name, want string, call func(c Caller, n int) error) {
 		t.Helper()
-		got := ""
+		var got strings.Builder
 		for _, c := range callers {
 			count++
-			got += letter(call(c, count))
+			got.WriteString(letter(call(c, count)))
 		}
-		if got != want {
-			t.Errorf("%-22s %s, want %s", name, got, want)
+		if got.String() != want {
+			t.Errorf("%-22s %s, want %s", name, got.String(), want)
 		}
 	}
 	id := func(n int) devices.ID { return devices.ID(fmt.Sprint("d", n)) }
@@ -131,7 +132,7 @@ func TestRights(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	label := func(n int) *string { return pointer(fmt.Sprint(n)) }
+	label := func(n int) *string { return new(fmt.Sprint(n)) }
 
 	// site, p: admin editor operator viewer ingest, q: admin, nobody, anonymous
 	f("list devices", "++++++++u", func(c Caller, _ int) error { _, err := s.Devices(ctx, c, devices.DeviceFilter{}); return err })
@@ -246,7 +247,7 @@ func TestRights(t *testing.T) {
 		if c.Principal != nil {
 			me = c.ID
 		}
-		_, err := s.UpdateUser(ctx, c, me, UserPatch{Disabled: pointer(false)})
+		_, err := s.UpdateUser(ctx, c, me, UserPatch{Disabled: new(false)})
 		return err
 	})
 	f("delete user", "+fffffffu", func(c Caller, n int) error {
@@ -378,7 +379,7 @@ func TestChangesAreInForceAtOnce(t *testing.T) {
 	if _, _, err := s.cat.DeviceByFingerprint(print); err != nil {
 		t.Error(err)
 	}
-	for _, bad := range []CredentialRequest{{Fingerprint: "abc"}, {Expires: pointer(time.Now().Add(-time.Hour))}} {
+	for _, bad := range []CredentialRequest{{Fingerprint: "abc"}, {Expires: new(time.Now().Add(-time.Hour))}} {
 		if _, _, err := s.CreateCredential(ctx, system, "d", bad); !errors.Is(err, devices.ErrInvalid) {
 			t.Errorf("%+v: %v", bad, err)
 		}
@@ -393,7 +394,7 @@ func TestChangesAreInForceAtOnce(t *testing.T) {
 	if _, err := s.UpdateDevice(ctx, system, "d", DevicePatch{State: pointer(devices.Disabled)}); err != nil || s.cat.Device("d").State() != devices.Disabled {
 		t.Errorf("disabled: %v", err)
 	}
-	if _, err := s.UpdateDevice(ctx, system, "d", DevicePatch{Label: pointer("a\x00b")}); !errors.Is(err, devices.ErrInvalid) {
+	if _, err := s.UpdateDevice(ctx, system, "d", DevicePatch{Label: new("a\x00b")}); !errors.Is(err, devices.ErrInvalid) {
 		t.Errorf("NUL: %v", err)
 	}
 	api, secret, err := s.CreateToken(ctx, system, TokenRequest{Name: "ci", Role: devices.Ingest})
@@ -425,17 +426,17 @@ func TestSettings(t *testing.T) {
 	if _, err := s.cat.Device("d").Series([]byte("temp"), devices.Int); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.UpdateMetric(ctx, system, "temp", Settings{Unit: pointer("°C"), Low: pointer(pointer(1.0))}); err != nil {
+	if _, err := s.UpdateMetric(ctx, system, "temp", Settings{Unit: new("°C"), Low: new(new(1.0))}); err != nil {
 		t.Fatal(err)
 	}
-	one, err := s.UpdateSeries(ctx, system, "d", "temp", Settings{High: pointer(pointer(9.0)), ExpectedInterval: pointer(time.Second)})
+	one, err := s.UpdateSeries(ctx, system, "d", "temp", Settings{High: new(new(9.0)), ExpectedInterval: pointer(time.Second)})
 	if err != nil || one.Unit != "°C" || *one.Low != 1 || *one.High != 9 || one.ExpectedInterval != time.Second || one.Kind != devices.Int {
 		t.Errorf("%+v, %v", one, err)
 	}
 	if one, err = s.UpdateSeries(ctx, system, "d", "temp", Settings{High: new(*float64)}); err != nil || one.High != nil {
 		t.Errorf("cleared: %+v, %v", one, err)
 	}
-	if _, err := s.UpdateSeries(ctx, system, "d", "temp", Settings{Low: pointer(pointer(2.0)), High: pointer(pointer(1.0))}); !errors.Is(err, devices.ErrInvalid) {
+	if _, err := s.UpdateSeries(ctx, system, "d", "temp", Settings{Low: new(new(2.0)), High: new(new(1.0))}); !errors.Is(err, devices.ErrInvalid) {
 		t.Errorf("low above high: %v", err)
 	}
 	if _, err := s.UpdateSeries(ctx, system, "d", "unknown", Settings{}); !errors.Is(err, devices.ErrNotFound) {
@@ -462,11 +463,11 @@ func TestCSV(t *testing.T) {
 		"json,,p,,,[1]\n"
 	check := func(r ImportReport, err error, tokens int) {
 		t.Helper()
-		lines := ""
+		var lines strings.Builder
 		for _, e := range r.Errors {
-			lines += fmt.Sprint(e.Line, " ")
+			lines.WriteString(fmt.Sprint(e.Line, " "))
 		}
-		if err != nil || r.Created != 1 || r.Updated != 1 || r.Unchanged != 1 || lines != "5 6 7 8 9 10 11 " || len(r.Tokens) != tokens {
+		if err != nil || r.Created != 1 || r.Updated != 1 || r.Unchanged != 1 || lines.String() != "5 6 7 8 9 10 11 " || len(r.Tokens) != tokens {
 			t.Errorf("report %+v, %v", r, err)
 		}
 	}
@@ -559,7 +560,7 @@ func TestSignIn(t *testing.T) {
 	other := s.user("o@example.com")
 	secret := in("o@example.com", password, nil)
 	valid(secret, nil)
-	if _, err := s.UpdateUser(ctx, system, other.ID, UserPatch{Disabled: pointer(true)}); err != nil {
+	if _, err := s.UpdateUser(ctx, system, other.ID, UserPatch{Disabled: new(true)}); err != nil {
 		t.Fatal(err)
 	}
 	valid(secret, devices.ErrUnauthorized)

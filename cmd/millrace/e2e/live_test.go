@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"net/http"
 	"strings"
 	"sync"
@@ -66,9 +67,7 @@ func dial(ctx context.Context, s *server, token, group string, options map[strin
 	ws.SetReadLimit(16 << 20)
 	v := &viewer{ws: ws, last: map[string]point{}, count: map[string]uint64{}, max: map[string]float64{}}
 	request := map[string]any{"type": "subscribe", "id": 1, "group": group, "format": "json"}
-	for k, o := range options {
-		request[k] = o
-	}
+	maps.Copy(request, options)
 	data, err := json.Marshal(request)
 	if err != nil {
 		return nil, err
@@ -120,12 +119,6 @@ func (v *viewer) value(key string) any {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.last[key].Last
-}
-
-func (v *viewer) counted(key string) uint64 {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return v.count[key]
 }
 
 func (v *viewer) sees(t *testing.T, key string, want any) {

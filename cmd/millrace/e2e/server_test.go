@@ -154,18 +154,7 @@ func (s *server) logText() string {
 	return s.log.String()
 }
 
-// call does a request with the admin token and decodes the JSON answer into out, if given. It returns the status.
-func (s *server) call(method, path string, body, out any) int {
-	s.t.Helper()
-	status, data := s.callAs(adminToken, method, path, body)
-	if out != nil && status < 300 {
-		if err := json.Unmarshal(data, out); err != nil {
-			s.t.Fatalf("%s %s: %v in %s", method, path, err, data)
-		}
-	}
-	return status
-}
-
+// callAs does a request with a token and returns status and body.
 func (s *server) callAs(token, method, path string, body any) (int, []byte) {
 	s.t.Helper()
 	var in io.Reader
@@ -198,7 +187,7 @@ func (s *server) callAs(token, method, path string, body any) (int, []byte) {
 	return res.StatusCode, data
 }
 
-// must is call for what has to succeed.
+// must does a request with the admin token that has to succeed, and decodes the JSON answer into out, if given.
 func (s *server) must(method, path string, body, out any) {
 	s.t.Helper()
 	status, data := s.callAs(adminToken, method, path, body)
@@ -228,7 +217,7 @@ func (s *server) children() []int {
 		tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
 		for _, file := range tasks {
 			data, _ := os.ReadFile(file)
-			for _, field := range strings.Fields(string(data)) {
+			for field := range strings.FieldsSeq(string(data)) {
 				var child int
 				fmt.Sscan(field, &child)
 				all = append(all, child)
