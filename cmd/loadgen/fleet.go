@@ -223,17 +223,19 @@ func (d *device) count(bytes int) {
 }
 
 func (d *device) send(ctx context.Context, now time.Time) error {
-	d.measure(now)
-	topic := "devices/" + string(d.f.site.ids[d.index]) + "/telemetry"
-	head, length := byte(0x30), 2+len(topic)+len(d.body)
-	if d.f.o.QoS == 1 {
-		head, length = 0x32, length+2
+	if d.f.o.QoS == 1 { // before measuring: what is measured is sent
 		select {
 		case d.inFlight <- struct{}{}:
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-d.acked:
 		}
+	}
+	d.measure(now)
+	topic := "devices/" + string(d.f.site.ids[d.index]) + "/telemetry"
+	head, length := byte(0x30), 2+len(topic)+len(d.body)
+	if d.f.o.QoS == 1 {
+		head, length = 0x32, length+2
 	}
 	p := appendLength(append(d.packet[:0], head), length)
 	p = append(binary.BigEndian.AppendUint16(p, uint16(len(topic))), topic...)
