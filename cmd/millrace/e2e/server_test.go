@@ -102,7 +102,9 @@ func (s *server) run() {
 			var l struct{ Msg, HTTP, MQTT string }
 			if json.Unmarshal(lines.Bytes(), &l) == nil && l.Msg == "ready" {
 				once.Do(func() {
-					s.http, s.mqtt = "http://"+l.HTTP, l.MQTT
+					if s.http == "" { // after a restart they are the same, and others read them
+						s.http, s.mqtt = "http://"+l.HTTP, l.MQTT
+					}
 					close(ready)
 				})
 			}
