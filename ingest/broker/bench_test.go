@@ -2,7 +2,10 @@ package broker
 
 import (
 	"bytes"
+	"context"
+	"log/slog"
 	"net"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -11,20 +14,20 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"millrace/ingest"
+	"millrace/ingest/spine"
 )
 
-// counter is an intake that only counts.
-type counter struct{ n atomic.Int64 }
-
-func (c *counter) Handle(_ *ingest.Message, done func(error)) int {
-	c.n.Add(1)
-	if done != nil {
-		done(nil)
-	}
-	return 1
+// counter counts what the pipeline has taken.
+type counter struct {
+	*ingest.Pipeline
+	n atomic.Int64
 }
 
-func (c *counter) Record(*ingest.Reject) {}
+func (c *counter) Handle(m *ingest.Message, done func(error)) int {
+	n := c.Pipeline.Handle(m, done)
+	c.n.Add(1)
+	return n
+}
 
 func cpu() time.Duration {
 	var u syscall.Rusage
@@ -34,13 +37,21 @@ func cpu() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// BenchmarkPublish is a five-metric message from the socket to the pipeline. cpu-ns/op is of the whole process, the
-// client's writes of many messages at once included.
+// BenchmarkPublish is a five-metric message from the socket through the pipeline into the embedded spine, on disk at the end.
+// cpu-ns/op is of the whole process, the client's writes of many messages at once included.
 func BenchmarkPublish(b *testing.B) {
 	for qos, name := range []string{"QoS0", "QoS1"} {
 		b.Run(name, func(b *testing.B) {
 			s := start(b, nil)
-			var count counter
+			sp, err := spine.Open(b.Context(), spine.Config{Dir: b.TempDir()}, s.Broker.cat, slog.New(slog.DiscardHandler))
+			if err != nil {
+				b.Fatal(err)
+			}
+			ctx, stop := context.WithCancel(context.Background())
+			var running sync.WaitGroup
+			running.Go(func() { sp.Run(ctx) })
+			defer func() { stop(); running.Wait(); sp.Close() }()
+			count := counter{Pipeline: ingest.New(ingest.Config{}, s.Broker.cat, sp)}
 			s.Broker.intake = &count
 			r := s.raw(4)
 			r.sign("press-7", nil)
@@ -68,7 +79,7 @@ func BenchmarkPublish(b *testing.B) {
 				}
 			}
 			total := int64((b.N + each - 1) / each * each)
-			for count.n.Load() < total {
+			for count.n.Load() < total || sp.Stats().Waiting > 0 {
 				time.Sleep(100 * time.Microsecond)
 			}
 			b.StopTimer()
