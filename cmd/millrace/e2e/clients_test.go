@@ -129,14 +129,7 @@ func TestRestart(t *testing.T) {
 			t.Fatal("no child process: the private Postgres was to be one")
 		}
 		stop()
-		eventually(t, 15*time.Second, "all children have ended", func() bool {
-			for _, pid := range children {
-				if data, err := os.ReadFile("/proc/" + itoa(pid) + "/stat"); err == nil && !strings.Contains(string(data), ") Z ") {
-					return false
-				}
-			}
-			return true
-		})
+		eventually(t, 15*time.Second, "all children have ended", func() bool { return ended(children) })
 		s.run()
 		v := watch(t, s, adminToken, "plant1", nil)
 		v.sees(t, "d1/temp", 41.5)

@@ -133,10 +133,24 @@ func (s *server) waitReady() {
 	})
 }
 
-// kill ends the program at once, as a power cut would; nothing happens if it has ended.
+// kill ends the program at once, as a power cut would, and waits until its children have noticed; nothing happens if it has ended.
 func (s *server) kill() {
+	children := s.children()
 	s.cmd.Process.Kill()
 	<-s.done
+	for end := time.Now().Add(15 * time.Second); !ended(children) && time.Now().Before(end); {
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// ended reports whether none of the processes is running.
+func ended(pids []int) bool {
+	for _, pid := range pids {
+		if data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); err == nil && !strings.Contains(string(data), ") Z ") {
+			return false
+		}
+	}
+	return true
 }
 
 // interrupt asks the program to end and waits until it has.
