@@ -57,8 +57,8 @@ fuzz: ## every fuzz target for FUZZTIME (5m)
 
 soak: ## the long runs: ROUNDS (50) kills and reconnects, a browser for MINUTES (20)
 	@scripts/tools.sh test
-	MILLRACE_ROUNDS=$(ROUNDS) MILLRACE_KILLS=$(ROUNDS) MILLRACE_MINUTES=$(MINUTES) go test -count=1 -timeout 3h -v -run 'Kill|Crash|Stall|Resume|Reconnect|LivePageRuns' \
-		./ingest/spine ./dashboard/live ./cmd/millrace/e2e
+	MILLRACE_ROUNDS=$(ROUNDS) MILLRACE_KILLS=$(ROUNDS) MILLRACE_RESUMES=1000 MILLRACE_MINUTES=$(MINUTES) go test -count=1 -p 1 -timeout 3h -v \
+		-run 'Kill|Crash|Stall|Resume|Reconnect|Disconnect|Mosquitto|Load|LivePageRuns' ./ingest/spine ./dashboard/live ./cmd/millrace/e2e
 
 bench: ## the budgets, and what this machine measured
 	go run ./scripts/bench
