@@ -1,6 +1,6 @@
 // Command bench runs the benchmarks behind the budgets of the design and prints each budget with the figure measured beside it.
 // A figure that is a count or a ratio and misses its budget ends it with an error; times are only shown, as machines are shared
-// and noisy.
+// and noisy. That offering allocates nothing a sample is asserted by the tests of fanout: the benchmark also cuts ticks.
 package main
 
 import (
@@ -25,7 +25,6 @@ type budget struct {
 
 var budgets = []budget{
 	{"engine, a sample offered (10,000 series, 100 groups)", "fanout", "BenchmarkOffer", "ns/sample", 50, false},
-	{"engine, allocations a batch offered", "fanout", "BenchmarkOffer", "allocs/op", 0, true},
 	{"five-metric JSON payload to samples", "ingest/codec", "BenchmarkDecodeJSON", "ns/op", 400, false},
 	{"five-metric JSON payload, allocations", "ingest/codec", "BenchmarkDecodeJSON", "allocs/op", 0, true},
 	{"MQTT message (5 metrics) through the embedded broker into the spine, QoS 0, CPU", "ingest/broker", "BenchmarkPublish", "cpu-ns/op", 4000, false},
