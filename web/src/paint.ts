@@ -1,5 +1,8 @@
-// One animation-frame loop for the whole page. Tasks say when they are dirty; each has a least time between paints, and when
-// painting gets dear (over a third of the time) the charts paint less often rather than the page stutter.
+// One animation-frame loop for the whole page. Tasks say when they are dirty; each has a least time between paints. A round
+// through all of them is spread over as many animation frames as it takes, so that typing and scrolling never wait for a page
+// of charts; when a round gets dear (over a third of the time) the tasks paint less often rather than the page stutter.
+
+const SLICE = 10; // ms of one animation frame spent on painting; the task begun last may go over it
 
 export interface Task {
   dirty: boolean;
@@ -9,13 +12,15 @@ export interface Task {
 }
 
 export class Painter {
-  fps = 0; // of painted frames, over the last second
+  fps = 0; // rounds a second, over the last second
   private tasks: Task[] = [];
   private asked = false;
-  private cost = 0; // smoothed, ms a frame
-  private frames = 0;
+  private at = 0; // of tasks, the next in this round
+  private spent = 0; // ms, on this round so far
+  private cost = 0; // smoothed, ms a round
+  private rounds = 0;
   private since = performance.now();
-  /** Called after each painted frame. */
+  /** Called after each round. */
   after: (() => void) | null = null;
 
   add(t: Task): void {
@@ -24,7 +29,9 @@ export class Painter {
 
   remove(t: Task): void {
     const i = this.tasks.indexOf(t);
-    if (i >= 0) this.tasks.splice(i, 1);
+    if (i < 0) return;
+    this.tasks.splice(i, 1);
+    if (i < this.at) this.at--;
   }
 
   mark(t: Task): void {
@@ -42,26 +49,30 @@ export class Painter {
     this.asked = false;
     const start = performance.now();
     const slower = this.cost > 6 ? Math.min(8, this.cost / 6) : 1;
-    let again = false;
-    for (const t of this.tasks) {
+    let now = start;
+    for (; this.at < this.tasks.length && now - start < SLICE; this.at++) {
+      const t = this.tasks[this.at];
       if (!t.dirty) continue;
-      if (start - t.painted < t.every * slower - 4) {
-        again = true;
-        continue;
-      }
+      if (start - t.painted < t.every * slower - 4) continue; // its time has not come
       t.dirty = false;
       t.painted = start;
       t.paint(start);
+      now = performance.now();
+    }
+    this.spent += now - start;
+    if (this.at < this.tasks.length) {
+      this.ask();
+      return;
     }
     this.after?.();
-    const end = performance.now();
-    this.cost += (end - start - this.cost) * 0.1;
-    this.frames++;
-    if (end - this.since >= 1000) {
-      this.fps = (this.frames * 1000) / (end - this.since);
-      this.frames = 0;
-      this.since = end;
+    this.cost += (this.spent - this.cost) * 0.1;
+    this.at = this.spent = 0;
+    this.rounds++;
+    if (now - this.since >= 1000) {
+      this.fps = (this.rounds * 1000) / (now - this.since);
+      this.rounds = 0;
+      this.since = now;
     }
-    if (again) this.ask();
+    if (this.tasks.some((t) => t.dirty)) this.ask();
   };
 }
