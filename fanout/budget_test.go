@@ -249,3 +249,63 @@ func BenchmarkSubscription(b *testing.B) {
 	b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/float64(len(subs)), "bytes/subscription")
 	runtime.KeepAlive(subs)
 }
+
+// What ticks are kept for takes what it must: a ring of single samples some 24 bytes each, and what is dropped is used again.
+func TestRingIsSmall(t *testing.T) {
+	const series, ticks = 1000, 200
+	e := site(series, 10)
+	s, _, _ := e.Subscribe(Options{Group: "plant"})
+	defer s.Close()
+	now := time.Unix(1_795_000_000, 0)
+	x := batch(series, 0, series, now.UnixMilli())
+	cut := func(ticks int) {
+		for range ticks {
+			e.Offer(x)
+			now = now.Add(50 * time.Millisecond)
+			e.step(now)
+		}
+	}
+	cut(ticks)
+	size := e.Stats().RingBytes
+	if per := float64(size) / (series * ticks); per > 28 {
+		t.Errorf("%.1f bytes a point", per)
+	}
+	e.config.RingBytes = size
+	cut(ticks)
+	if st := e.Stats(); st.RingBytes > size || st.Trims == 0 {
+		t.Errorf("a ring of %d bytes: %+v", size, st)
+	}
+	cut(ticks)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	cut(ticks)
+	runtime.ReadMemStats(&after)
+	if grown := after.TotalAlloc - before.TotalAlloc; grown > uint64(size)/2 {
+		t.Errorf("%d bytes allocated for a ring of %d to pass through once more", grown, size)
+	}
+}
+
+func TestPoolFits(t *testing.T) {
+	for n := 1; n < 100_000; n += 1 + n/50 {
+		class, size := poolClass(n)
+		if again, same := poolClass(size); again != class || same != size {
+			t.Fatalf("%d: class %d of %d, then class %d of %d", n, class, size, again, same)
+		}
+		if size < n || n >= 8 && size-n > n/8 {
+			t.Errorf("%d gets %d", n, size)
+		}
+	}
+	var p pool[one]
+	s := p.get(100)
+	p.put(s)
+	if p.held != cap(s)*24 || cap(p.get(99)) != cap(s) || p.held != 0 {
+		t.Errorf("held %d", p.held)
+	}
+	for range 100 {
+		p.put(p.get(maxPooled / 24))
+		p.put(make([]one, 0, maxPooled/24/9*8))
+	}
+	if p.held > maxPooled {
+		t.Errorf("holds %d bytes", p.held)
+	}
+}

@@ -33,7 +33,7 @@
 //
 //   - The open tick: one point for each series of a cell. With detail full, Config.FullSamples samples; above it those of that
 //     tick are dropped, and frames that cover it are marked Truncated. It can't fill otherwise.
-//   - Rings: Config.Ring in time (trimmed at up to a quarter more), Config.RingPoints in all; above it the fullest ring loses its
+//   - Rings: Config.Ring in time (trimmed at up to an eighth more), Config.RingBytes in all; above it the fullest ring loses its
 //     older half (Stats.Trims). Cursors that lay there are folded into an accumulator of the size of their interest set,
 //     shared by those at the same place (Stats.Folds), so nothing is lost to a subscription that lives. Who resumes from there gets
 //     a snapshot.
@@ -43,5 +43,5 @@
 //   - An interest set: 4 bytes a series of the cells it touches, 200 bytes or so a member. Members that left cost that much for as long as
 //     the set is watched.
 //   - Slots of series that left a cell are not used again: 8 bytes, until the cell is empty.
-//   - Free slices kept for use again: 4 MB.
+//   - Free slices kept for use again: 8 MB.
 package fanout

@@ -12,7 +12,7 @@ import (
 type Config struct {
 	Epoch       string        // names this life of the engine; viewers resume only within it. Default: 8 random characters
 	Ring        time.Duration // how long ticks are kept for cursors (30 s)
-	RingPoints  int           // points kept in all rings together, 64 bytes each (1,000,000)
+	RingBytes   int           // size of all rings together (64 MiB); a point of one number takes 24 bytes, others 64
 	FullSamples int           // samples a tick and a frame keep for detail "full" (10,000)
 }
 
@@ -23,8 +23,8 @@ func (c Config) withDefaults() Config {
 	if c.Ring <= 0 {
 		c.Ring = 30 * time.Second
 	}
-	if c.RingPoints <= 0 {
-		c.RingPoints = 1_000_000
+	if c.RingBytes <= 0 {
+		c.RingBytes = 64 << 20
 	}
 	if c.FullSamples <= 0 {
 		c.FullSamples = 10_000
@@ -36,7 +36,7 @@ func (c Config) withDefaults() Config {
 type Engine struct {
 	config Config
 	count  counters
-	pool   pool
+	pool   pools
 	kick   chan struct{} // tells Run that a listening group got its first change
 	folder chan struct{} // tells the folding goroutine of Run that folds wait
 
@@ -51,7 +51,7 @@ type Engine struct {
 	byDevice map[devices.ID][]devices.SeriesID
 	active   []*group // those that evaluate at wakeAt
 	subs     int
-	stored   int     // points in all rings
+	stored   int     // bytes in all rings
 	trimAt   int64   // when rings are next looked through for old ticks; 0: they are empty
 	folds    []*fold // not yet worked off by the folding goroutine
 	wheel    wheel

@@ -48,7 +48,7 @@ type cell struct {
 	ring  []*tick // by rising seq
 	floor uint64  // ticks up to it are gone
 	dead  bool    // had neither series nor ticks when trimOld last looked
-	spare []point // becomes open at the next cut
+	spare []point // the closed tick's, then becomes open at the next cut
 
 	// Guarded by Engine.in.
 	open      []point // the open tick
@@ -312,7 +312,7 @@ func (e *Engine) sweepCells(of []*group) {
 			if c.live == 0 && c.gen == 1 {
 				e.dropCell(c)
 			} else if c.live == 0 && e.trimAt == 0 {
-				e.trimAt = e.lastTime() + int64(e.config.Ring)/4
+				e.trimAt = e.lastTime() + int64(e.config.Ring)/8
 			}
 		}
 		e.dropGroup(g)

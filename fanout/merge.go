@@ -4,14 +4,13 @@ import (
 	"math"
 	"math/bits"
 	"sync"
-	"sync/atomic"
 
 	"millrace/devices"
 )
 
 var inf = math.Inf(1)
 
-// A point as ticks hold it: what the tick made of one series' samples, and its state at the end. 64 bytes.
+// A point is what a tick made of one series' samples, and its state at the end. 64 bytes.
 type point struct {
 	slot  uint32 // of the series in its cell
 	count uint32
@@ -48,74 +47,6 @@ type raw struct {
 	v    float64
 }
 
-// A tick is what changed in a cell between two cuts. It does not change after it was made.
-type tick struct {
-	cell   *cell
-	seq    uint64
-	at     int64 // monotonic
-	points []point
-	aux    []textLon
-	raw    []raw
-	rawAll bool // raw has every sample
-
-	refs atomic.Int32 // the ring's and those of cuts under way; at 0 the points are used again
-	pool *pool
-}
-
-func (t *tick) release() {
-	if t.refs.Add(-1) == 0 {
-		t.pool.put(t.points)
-		t.points = nil
-	}
-}
-
-func releaseAll(ticks []*tick) {
-	for _, t := range ticks {
-		t.release()
-	}
-}
-
-// weight of a tick in points, for the bound on all rings.
-func (t *tick) weight() int { return cap(t.points) + (cap(t.raw)*24+cap(t.aux)*24)/64 }
-
-// pool keeps slices of points for use again, by powers of two of their capacity, at most maxPooled points.
-type pool struct {
-	mu   sync.Mutex
-	free [24][][]point
-	held int
-}
-
-const maxPooled = 1 << 16
-
-func (p *pool) get(n int) []point {
-	class := bits.Len(uint(max(n, 8) - 1))
-	if class < len(p.free) {
-		p.mu.Lock()
-		if k := len(p.free[class]); k > 0 {
-			s := p.free[class][k-1]
-			p.free[class] = p.free[class][:k-1]
-			p.held -= cap(s)
-			p.mu.Unlock()
-			return s
-		}
-		p.mu.Unlock()
-	}
-	return make([]point, 0, 1<<class)
-}
-
-func (p *pool) put(s []point) {
-	class := bits.Len(uint(cap(s))) - 1
-	if class < 3 || class >= len(p.free) {
-		return
-	}
-	p.mu.Lock()
-	if p.held+cap(s) <= maxPooled {
-		p.free[class] = append(p.free[class], s[:0])
-		p.held += cap(s)
-	}
-	p.mu.Unlock()
-}
-
 // A fold holds what ticks that fell off the ring made of an interest set, for the subscriptions whose cursor they would have
 // passed. It is worked out once, by the folding goroutine or by the first that needs it, and does not change afterwards.
 type fold struct {
@@ -145,10 +76,11 @@ func (f *fold) points() []accPoint {
 		defer s.mu.Unlock()
 		f.acc = make([]accPoint, len(s.members))
 		copy(f.acc, base)
+		var room point
 		for _, t := range f.ticks {
 			slots := s.maps[t.cell]
-			for i := range t.points {
-				p := &t.points[i]
+			for i := range t.len() {
+				p := t.point(i, &room)
 				if int(p.slot) >= len(slots) || slots[p.slot] == 0 {
 					continue
 				}
@@ -232,6 +164,20 @@ func (s *interest) merge(f *Frame, acc []accPoint, ticks []*tick, maxSamples int
 	}
 	for _, t := range ticks {
 		slots := s.maps[t.cell]
+		for i := range t.ones {
+			o := &t.ones[i]
+			if int(o.slot) >= len(slots) || slots[o.slot] == 0 {
+				continue
+			}
+			k := slots[o.slot] - 1
+			if bit := uint64(1) << (k % 64); marks[k/64]&bit == 0 {
+				marks[k/64] |= bit
+				work[k].point = o.point()
+				n++
+			} else {
+				work[k].add(o)
+			}
+		}
 		for i := range t.points {
 			p := &t.points[i]
 			if int(p.slot) >= len(slots) || slots[p.slot] == 0 {

@@ -365,7 +365,7 @@ func TestModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		m := &model{t: t, now: time.Unix(1_795_000_000, 0), series: map[devices.SeriesID]*modelSeries{}, cutAt: map[*Frame]int{}}
 		m.e = New(Config{Ring: time.Duration(rapid.SampledFrom([]int{300, 3000, 30_000}).Draw(t, "ring")) * time.Millisecond,
-			RingPoints: rapid.SampledFrom([]int{40, 400, 100_000}).Draw(t, "ring points"), FullSamples: rapid.SampledFrom([]int{10, 1000}).Draw(t, "full")})
+			RingBytes: rapid.SampledFrom([]int{3000, 30_000, 10 << 20}).Draw(t, "ring bytes"), FullSamples: rapid.SampledFrom([]int{10, 1000}).Draw(t, "full")})
 		for i, g := range testGroups {
 			m.e.SetGroup(devices.Group{Path: g, Tick: time.Duration(i*30) * time.Millisecond})
 		}

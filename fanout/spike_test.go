@@ -22,7 +22,7 @@ func TestNoSpikeLost(t *testing.T) {
 		rounds  = seconds * 200
 	)
 	synctest.Test(t, func(t *testing.T) {
-		e := New(Config{Ring: 5 * time.Second, RingPoints: 200_000}) // so that the stalled viewer is folded
+		e := New(Config{Ring: 5 * time.Second, RingBytes: 5 << 20}) // so that the stalled viewer is folded
 		e.SetGroup(devices.Group{Path: "plant"})
 		for i := range series {
 			e.SetSeries(devices.Series{ID: devices.SeriesID(i + 1), Device: devices.ID(fmt.Sprint("d", i/10)), Metric: fmt.Sprint("m", i%10)},
@@ -93,8 +93,8 @@ func TestNoSpikeLost(t *testing.T) {
 		if total == 0 || e.Stats().Folds == 0 {
 			t.Errorf("%d spikes, stats %+v", total, e.Stats())
 		}
-		if st := e.Stats(); st.RingPoints > 200_000 {
-			t.Errorf("rings hold %d points", st.RingPoints)
+		if st := e.Stats(); st.RingBytes > 5<<20 {
+			t.Errorf("rings hold %d bytes", st.RingBytes)
 		}
 	})
 }

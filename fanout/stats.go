@@ -12,7 +12,7 @@ type Stats struct {
 	Samples, UnknownSamples, LateSamples                                     uint64
 	Ticks, FramesCut, FramesShared, Encodes, EncodesShared, Snapshots, Folds uint64
 	Series, Groups, Subscriptions                                            int
-	RingPoints                                                               int    // points kept for cursors, of Config.RingPoints
+	RingBytes                                                                int    // what is kept for cursors, of Config.RingBytes
 	Trims                                                                    uint64 // times that bound cut a ring short
 }
 
@@ -35,7 +35,7 @@ func (e *Engine) Stats() Stats {
 	for _, cell := range e.cells {
 		st.Series += cell.live
 	}
-	st.Subscriptions, st.RingPoints = e.subs, e.stored
+	st.Subscriptions, st.RingBytes = e.subs, e.stored
 	e.in.Lock()
 	st.Samples, st.UnknownSamples, st.LateSamples = e.intake.samples, e.intake.unknown, e.intake.late
 	e.in.Unlock()

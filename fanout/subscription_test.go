@@ -339,7 +339,7 @@ func TestNothingOfALeaver(t *testing.T) {
 		b.advance(time.Second)
 		if folded {
 			b.advance(time.Minute)
-			if st := b.Stats(); st.Folds != 1 || st.RingPoints != 0 {
+			if st := b.Stats(); st.Folds != 1 || st.RingBytes != 0 {
 				t.Errorf("stats %+v", st)
 			}
 			b.workOffFolds()

@@ -209,8 +209,8 @@ func (e *Engine) flush(cells []*cell, t int64) {
 		if len(c.open) == 0 {
 			continue
 		}
-		k := &tick{cell: c, at: t, points: c.open, aux: c.aux, raw: c.raw, rawAll: c.rawAll, pool: &e.pool}
-		c.open, c.spare = c.spare, nil
+		k := &tick{cell: c, at: t, aux: c.aux, raw: c.raw, rawAll: c.rawAll, pool: &e.pool}
+		c.open, c.spare = c.spare[:0], c.open
 		c.aux, c.raw, c.rawAll = nil, nil, c.full > 0
 		if c.gen++; c.gen == 0 {
 			c.gen = 1
@@ -226,14 +226,9 @@ func (e *Engine) flush(cells []*cell, t int64) {
 		c := k.cell
 		k.seq = e.seq
 		k.refs.Store(1)
-		if open := k.points; cap(open) > 2*len(open)+8 { // few changed: don't let the ring hold a slice for many
-			k.points = append(e.pool.get(len(open)), open...)
-			c.spare = open[:0]
-		} else {
-			c.spare = e.pool.get(len(open))
-		}
+		k.pack(c.spare)
 		c.ring = append(c.ring, k)
-		e.stored += k.weight()
+		e.stored += k.size()
 		for _, g := range c.groups {
 			g.lastSeq = e.seq
 		}
@@ -242,7 +237,7 @@ func (e *Engine) flush(cells []*cell, t int64) {
 	if e.trimAt == 0 {
 		e.trimAt = t + int64(e.config.Ring)
 	}
-	for e.stored > e.config.RingPoints && e.trimLargest() {
+	for e.stored > e.config.RingBytes && e.trimLargest() {
 	}
 }
 
@@ -268,21 +263,21 @@ func (e *Engine) trimOld(t int64) {
 	}
 	e.trimAt = 0
 	if left {
-		e.trimAt = t + int64(e.config.Ring)/4
+		e.trimAt = t + int64(e.config.Ring)/8
 	}
 }
 
-// trimLargest drops the older half of the fullest ring, because all together hold too many points.
+// trimLargest drops the older half of the fullest ring, because all together hold too much.
 func (e *Engine) trimLargest() bool {
 	var largest *cell
 	most := 0
 	for _, c := range e.cells {
-		weight := 0
+		size := 0
 		for _, k := range c.ring {
-			weight += k.weight()
+			size += k.size()
 		}
-		if weight > most {
-			largest, most = c, weight
+		if size > most {
+			largest, most = c, size
 		}
 	}
 	if largest == nil {
@@ -307,7 +302,7 @@ func (e *Engine) trim(c *cell, n int) {
 	c.floor = upTo
 	c.left = slices.DeleteFunc(c.left, func(r retired) bool { return r.seq <= upTo })
 	for _, k := range c.ring[:n] {
-		e.stored -= k.weight()
+		e.stored -= k.size()
 		k.release()
 	}
 	rest := copy(c.ring, c.ring[n:])
