@@ -101,6 +101,9 @@ func (c *Config) Validate() error {
 	if (c.Listen.TLSCert == "") != (c.Listen.TLSKey == "") {
 		wrong("tls-cert", "and --tls-key go together")
 	}
+	if c.Listen.MQTT.TLSClientCA != "" && c.Listen.TLSCert == "" {
+		wrong("mqtt-tls-client-ca", "needs --tls-cert")
+	}
 	checkURL := func(flag, value string, schemes ...string) {
 		if value == "" {
 			return
@@ -121,7 +124,7 @@ func (c *Config) Validate() error {
 			all = append(all, fmt.Errorf("--mqtt-broker-%w", err))
 		}
 	}
-	if !off(c.Listen.MQTT.Addr) {
+	if !off(c.Listen.MQTT.Addr) || !off(c.Listen.MQTT.TLSAddr) {
 		if err := c.Listen.MQTT.Validate(); err != nil {
 			all = append(all, fmt.Errorf("--mqtt-%w", err))
 		}

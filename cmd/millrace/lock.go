@@ -37,16 +37,51 @@ func lockDataDir(dir string) (*os.File, error) {
 	return f, nil
 }
 
-// checkPort finds out early, before anything has been started, whether an address can be listened on.
-func checkPort(flag, addr string) error {
-	if off(addr) {
-		return nil
+// An address is one that the server is to listen on, with the flag that sets it.
+type address struct{ flag, addr string }
+
+// addresses are all that the server listens on, as it is set.
+func (l Listen) addresses() []address {
+	all := []address{{"http-addr", l.HTTPAddr}}
+	if !off(l.MQTT.Addr) {
+		all = append(all, address{"mqtt-addr", l.MQTT.Addr})
 	}
-	l, err := net.Listen("tcp", addr)
-	if err != nil {
-		return portError(flag, addr, err)
+	if l.TLSCert != "" && !off(l.MQTT.TLSAddr) {
+		all = append(all, address{"mqtt-tls-addr", l.MQTT.TLSAddr})
 	}
-	return l.Close()
+	return all
+}
+
+// checkPorts finds out early, before anything has been started, whether all addresses can be listened on, side by side.
+func checkPorts(all []address) (err error) {
+	var held []net.Listener
+	defer func() {
+		for _, l := range held {
+			err = errors.Join(err, l.Close())
+		}
+	}()
+	for i, a := range all {
+		l, err := net.Listen("tcp", a.addr)
+		if err != nil {
+			if other := samePort(all[:i], a); other != "" && errors.Is(err, syscall.EADDRINUSE) {
+				return fmt.Errorf("--%s %s and --%s are the same address; choose another for one of them", a.flag, a.addr, other)
+			}
+			return portError(a.flag, a.addr, err)
+		}
+		held = append(held, l)
+	}
+	return nil
+}
+
+// samePort is the flag of the address that has the same port; "" if none has.
+func samePort(all []address, a address) string {
+	_, port, _ := net.SplitHostPort(a.addr)
+	for _, o := range all {
+		if _, p, _ := net.SplitHostPort(o.addr); p == port && p != "0" {
+			return o.flag
+		}
+	}
+	return ""
 }
 
 func portError(flag, addr string, err error) error {

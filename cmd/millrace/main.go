@@ -35,7 +35,6 @@ type cli struct {
 // console is where a subcommand talks to people.
 type console struct {
 	out, err io.Writer
-	forced   func() // called by the second interrupt before the process exits
 }
 
 // exitError ends the process with a code and no further message.
@@ -65,9 +64,6 @@ func start(args []string, con *console) int {
 			}
 		}
 		fmt.Fprintln(con.err, "millrace: interrupted again, stopping at once")
-		if con.forced != nil {
-			con.forced()
-		}
 		os.Exit(130)
 	}()
 

@@ -88,10 +88,8 @@ type server struct {
 func (s *server) run(ctx context.Context) (err error) {
 	ctx, failed := context.WithCancelCause(ctx)
 	defer failed(nil)
-	for _, p := range [][2]string{{"http-addr", s.c.Listen.HTTPAddr}, {"mqtt-addr", s.c.Listen.MQTT.Addr}} {
-		if err := checkPort(p[0], p[1]); err != nil {
-			return err
-		}
+	if err := checkPorts(s.c.Listen.addresses()); err != nil {
+		return err
 	}
 	certificate, err := s.certificate()
 	if err != nil {
@@ -259,7 +257,10 @@ func (s *server) doors(certificate *tls.Config) error {
 			return fmt.Errorf("MQTT broker: %w", err)
 		}
 		if err := s.broker.Listen(); err != nil {
-			return portError("mqtt-addr", conf.Addr, err)
+			if l, ok := errors.AsType[*broker.ListenError](err); ok {
+				return portError("mqtt-"+l.Setting, l.Addr, l.Err)
+			}
+			return fmt.Errorf("MQTT broker: %w", err)
 		}
 	}
 	if s.c.Sources.Broker.URL != "" {

@@ -37,12 +37,13 @@ type row struct {
 }
 
 type watcher struct {
-	c    *watchCmd
-	con  *console
-	rows map[uint32]*row
-	tty  bool
-	from map[string]any // to resume after
-	note string
+	c     *watchCmd
+	con   *console
+	rows  map[uint32]*row
+	tty   bool
+	epoch string         // of the subscription
+	from  map[string]any // to resume after: epoch and seq of the last frame taken; nil before the first
+	note  string
 }
 
 func (c *watchCmd) Run(ctx context.Context, con *console) error {
@@ -151,7 +152,9 @@ func (w *watcher) control(message []byte) error {
 	}
 	switch m.Type {
 	case "subscribed":
-		w.from = map[string]any{"epoch": m.Epoch}
+		if w.epoch != m.Epoch { // numbers of another epoch mean nothing in this one
+			w.epoch, w.from = m.Epoch, nil
+		}
 		old := map[string]*row{}
 		for _, r := range w.rows {
 			old[r.device+"/"+r.metric] = r
@@ -160,7 +163,6 @@ func (w *watcher) control(message []byte) error {
 		for _, s := range m.Series {
 			w.rows[s.Index] = orElse(old[s.Device+"/"+s.Metric], &row{device: s.Device, metric: s.Metric, unit: s.Unit, kind: s.Kind})
 		}
-		delete(w.from, "seq")
 		w.note = fmt.Sprintf("%d series of %s", len(m.Series), w.c.Group)
 	case "series":
 		for _, s := range m.Added {
@@ -185,7 +187,7 @@ func orElse(a, b *row) *row {
 }
 
 func (w *watcher) take(f *wire.Frame) {
-	w.from["seq"] = f.Seq
+	w.from = map[string]any{"epoch": w.epoch, "seq": f.Seq}
 	for _, p := range f.Points {
 		r := w.rows[p.Index]
 		if r == nil {

@@ -50,13 +50,11 @@ type Config struct {
 	MaxPayload int    `kong:"-"` // ingest.Config.MaxPayload; 0 means 256 KiB
 }
 
-// Validate checks what tags can't.
+// Validate checks what tags can't. It is also called before a certificate has been given.
 func (c Config) Validate() error {
 	switch {
 	case (c.TLSCert == "") != (c.TLSKey == ""):
 		return devices.Invalid("tls-cert", "certificate and key must be given together")
-	case c.TLSClientCA != "" && c.TLSCert == "":
-		return devices.Invalid("tls-client-ca", "needs a certificate of the broker")
 	case c.MaxConnections < 0 || c.Sessions < 0 || c.Retained < 0:
 		return devices.Invalid("max-connections", "limits can't be negative; 0 means the default")
 	}
@@ -183,12 +181,22 @@ func New(c Config, cat *catalog.Catalog, in Intake, log *slog.Logger) (*Broker, 
 	return b, nil
 }
 
+// ListenError tells which port can't be opened. Setting is "addr" or "tls-addr".
+type ListenError struct {
+	Setting, Addr string
+	Err           error
+}
+
+func (e *ListenError) Error() string { return fmt.Sprintf("mqtt on %s: %v", e.Addr, e.Err) }
+
+func (e *ListenError) Unwrap() error { return e.Err }
+
 // Listen opens the ports. It is called before Run, so that a port that is taken is found out at start.
 func (b *Broker) Listen() error {
-	open := func(addr string, conf *tls.Config) (net.Addr, error) {
+	open := func(setting, addr string, conf *tls.Config) (net.Addr, error) {
 		l, err := net.Listen("tcp", addr)
 		if err != nil {
-			return nil, fmt.Errorf("mqtt on %s: %w", addr, err)
+			return nil, &ListenError{setting, addr, err}
 		}
 		at := l.Addr()
 		if conf != nil {
@@ -203,12 +211,12 @@ func (b *Broker) Listen() error {
 		if err != nil {
 			return err
 		}
-		if b.secure, err = open(b.conf.TLSAddr, conf); err != nil {
+		if b.secure, err = open("tls-addr", b.conf.TLSAddr, conf); err != nil {
 			return err
 		}
 	}
 	if b.conf.Addr != "" {
-		if b.plain, err = open(b.conf.Addr, nil); err != nil {
+		if b.plain, err = open("addr", b.conf.Addr, nil); err != nil {
 			b.closeListeners()
 		}
 	}
