@@ -292,6 +292,9 @@ func (r *raw) send(pks ...packets.Packet) {
 		case packets.Subscribe:
 			pk.FixedHeader.Qos = 1
 			err = pk.SubscribeEncode(&buf)
+		case packets.Unsubscribe:
+			pk.FixedHeader.Qos = 1
+			err = pk.UnsubscribeEncode(&buf)
 		case packets.Disconnect:
 			err = pk.DisconnectEncode(&buf)
 		default:
@@ -343,6 +346,8 @@ func (r *raw) next() packets.Packet {
 		err = pk.PubcompDecode(body)
 	case packets.Suback:
 		err = pk.SubackDecode(body)
+	case packets.Unsuback:
+		err = pk.UnsubackDecode(body)
 	case packets.Disconnect:
 		err = pk.DisconnectDecode(body)
 	}

@@ -35,6 +35,7 @@ type conn struct {
 
 	// Of the packet being read, and what goes with it; the read goroutine's.
 	publish publish
+	request uint16 // packet identifier of the SUBSCRIBE or UNSUBSCRIBE that mochi is to answer
 	message ingest.Message
 	slow    bool             // the message was refused for its rate
 	left    bool             // mochi has done what is to be done for a session whose connection ended

@@ -45,7 +45,10 @@ func of(cl *mqtt.Client) *conn {
 	return c
 }
 
-// OnPacketRead sees each packet before mochi does. It takes QoS and packet identifier out of a PUBLISH, and answers PUBREL.
+// OnPacketRead sees each packet before mochi does. It takes QoS and packet identifier out of a PUBLISH, and answers PUBREL. It also
+// takes the identifier out of SUBSCRIBE and UNSUBSCRIBE, for OnPacketEncode to put it into the answer: mochi would refuse one that is
+// under way towards the client, but the directions are independent (MQTT 5.0, 2.2.1), and a client that comes back to a queue begins
+// at 1 as we do.
 func (h *hook) OnPacketRead(cl *mqtt.Client, pk packets.Packet) (packets.Packet, error) {
 	c := of(cl)
 	if len(c.delayed) > 0 {
@@ -76,6 +79,10 @@ func (h *hook) OnPacketRead(cl *mqtt.Client, pk packets.Packet) (packets.Packet,
 		_, _ = c.Write(pubcomp)              // a failed write ends the connection
 		pk.FixedHeader.Type = packets.Puback // of packet 0, which is never under way: mochi does nothing
 		pk.PacketID = 0
+	case packets.Subscribe, packets.Unsubscribe:
+		if pk.PacketID != 0 { // mochi refuses it otherwise
+			c.request, pk.PacketID, pk.FixedHeader.Qos = pk.PacketID, 0, 0 // a 0 that mochi takes for valid
+		}
 	}
 	return pk, nil
 }
@@ -307,6 +314,8 @@ func (h *hook) OnPacketEncode(cl *mqtt.Client, pk packets.Packet) packets.Packet
 			h.b.store.putInflight(cl, pk)
 		}
 		pk.Expiry = 0
+	case packets.Suback, packets.Unsuback:
+		pk.PacketID = c.request
 	case packets.Connack:
 		h.connack(c, &pk)
 	case packets.Disconnect:

@@ -268,3 +268,44 @@ func TestQueueKeepsReceiveMaximum(t *testing.T) {
 		take(next)
 	}
 }
+
+// Packet identifiers of the two directions have nothing to do with each other (MQTT 5.0, 2.2.1): a SUBSCRIBE may have that of a
+// message that is under way to the client.
+func TestSubscribeBesideQueue(t *testing.T) {
+	s := start(t, nil)
+	const filter = "devices/press-7/x"
+	filters := packets.Subscriptions{{Filter: filter, Qos: 1}}
+	for _, version := range []byte{4, 5} {
+		r := s.raw(version)
+		fresh := func(pk *packets.Packet) { pk.Connect.Clean = true }
+		if version < 5 {
+			fresh = nil
+		}
+		r.sign("press-7", fresh)
+		subscribe := packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Subscribe}, PacketID: 1, Filters: filters}
+		r.send(subscribe)
+		r.want(packets.Suback, 1, 0)
+		_ = r.c.Close()
+		s.must5("press-7", "pub", nil).mustPublish(t, filter, "1", false)
+
+		r = s.raw(version)
+		if ack := r.sign("press-7", nil); !ack.SessionPresent {
+			t.Fatal("no session")
+		}
+		id := r.next().PacketID
+		subscribe.PacketID = id
+		r.send(subscribe)
+		if ack := r.want(packets.Suback, id, 0); !slices.Equal(ack.ReasonCodes, []byte{1}) {
+			t.Errorf("version %d: SUBACK %#x", version, ack.ReasonCodes)
+		}
+		r.send(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Unsubscribe}, PacketID: id, Filters: filters})
+		if ack := r.want(packets.Unsuback, id, 0); version == 5 && !slices.Equal(ack.ReasonCodes, []byte{0}) {
+			t.Errorf("version %d: UNSUBACK %#x", version, ack.ReasonCodes)
+		}
+		if _, there := s.server.Topics.Subscribers(filter).Subscriptions["press-7/raw"]; there {
+			t.Errorf("version %d: still subscribed", version)
+		}
+		r.send(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Puback}, PacketID: id})
+		_ = r.c.Close()
+	}
+}
