@@ -42,8 +42,11 @@ const (
 	startTimeout = 60 * time.Second // crash recovery included
 	stopTimeout  = 30 * time.Second // SIGINT to exit; then SIGQUIT
 	quitTimeout  = 5 * time.Second  // SIGQUIT to exit; then SIGKILL
+	steady       = 10 * time.Second // having run for so long, it starts again after the shortest pause
 	minBackoff   = 100 * time.Millisecond
 	maxBackoff   = 10 * time.Second
+
+	maxKilledBackoff = time.Second
 )
 
 // Server is a running private PostgreSQL.
@@ -128,51 +131,74 @@ func (s *Server) PID() int {
 	return s.current.pid
 }
 
-// Run watches over the server and starts it again, with growing pauses, when it dies; it returns after ctx ended and the
-// server has stopped.
+// Run watches over the server and starts it again when it dies; it returns after ctx ended and the server has stopped.
 func (s *Server) Run(ctx context.Context) error {
-	pause := minBackoff
+	s.watch(ctx, s.launch)
+	return s.Close()
+}
+
+// watch keeps a server running until ctx ends.
+func (s *Server) watch(ctx context.Context, launch func(context.Context) (*process, error)) {
+	var b backoff
 	for {
 		s.mu.Lock()
 		p := s.current
 		s.mu.Unlock()
-		started := time.Now()
+		ready := time.Now()
 		select {
 		case <-ctx.Done():
-			return s.Close()
+			return
 		case <-p.done:
 		}
-		if time.Since(started) > time.Minute {
-			pause = minBackoff
-		}
-		s.log.Warn("private postgres died, starting it again", "err", p.err, "pause", pause)
-		for {
+		up := time.Since(ready)
+		pause := b.died(up)
+		s.log.Warn("private postgres died, starting it again", "err", p.err, "after", up.Round(time.Millisecond), "pause", pause)
+		for back := false; !back; {
 			select {
 			case <-ctx.Done():
-				return s.Close()
+				return
 			case <-time.After(pause):
 			}
-			pause = min(2*pause, maxBackoff)
-			if s.relaunch(ctx) {
-				break
+			next, err := launch(ctx)
+			if ctx.Err() != nil && err != nil {
+				return
 			}
+			if back = err == nil; back {
+				s.mu.Lock()
+				s.current = next
+				s.mu.Unlock()
+				s.log.Info("private postgres is back", "pid", next.pid)
+				continue
+			}
+			pause = b.failed(err)
+			s.log.Error("private postgres does not start", "err", err, "pause", pause)
 		}
 	}
 }
 
-func (s *Server) relaunch(ctx context.Context) bool {
-	next, err := s.launch(ctx)
-	if err != nil {
-		if ctx.Err() == nil {
-			s.log.Error("private postgres does not start", "err", err)
-		}
-		return false
+// backoff is the pause before the next start. It grows while lives are short: to a second when somebody kills the server, further
+// when it does not start of its own accord, as nobody has mended that in the meantime.
+type backoff struct{ pause time.Duration }
+
+func (b *backoff) grow(limit time.Duration) time.Duration {
+	b.pause = max(minBackoff, min(2*b.pause, limit))
+	return b.pause
+}
+
+// died returns the pause after a server that took connections for so long.
+func (b *backoff) died(up time.Duration) time.Duration {
+	if up >= steady {
+		b.pause = 0
 	}
-	s.mu.Lock()
-	s.current = next
-	s.mu.Unlock()
-	s.log.Info("private postgres is back", "pid", next.pid)
-	return true
+	return b.grow(maxKilledBackoff)
+}
+
+// failed returns the pause after a start that came to nothing.
+func (b *backoff) failed(err error) time.Duration {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok && !exit.Exited() { // by a signal
+		return b.grow(maxKilledBackoff)
+	}
+	return b.grow(maxBackoff)
 }
 
 // Close stops the server: open transactions are rolled back, what was committed stays. Run does it by itself. No launch
@@ -242,7 +268,7 @@ func (s *Server) spawn(ctx context.Context) (*process, error) {
 	for {
 		select {
 		case <-p.done:
-			return nil, fmt.Errorf("postgres ended at once (%v); its last words:\n%s", p.err, s.logTail(from))
+			return nil, fmt.Errorf("postgres ended at once (%w); its last words:\n%s", p.err, s.logTail(from))
 		case <-ctx.Done():
 			p.stop()
 			return nil, ctx.Err()

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -187,6 +189,90 @@ func TestComesBackAfterAKill(t *testing.T) {
 			t.Errorf("kept %q", got)
 		}
 	}
+}
+
+// The pause before a start grows while the server dies young, and is short again once one has run for a while.
+func TestPauses(t *testing.T) {
+	killed := exec.Command("/bin/sh", "-c", "kill -9 $$").Run()
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var launched []time.Time
+		var failure error // of the next starts
+		launch := func(context.Context) (*process, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			launched = append(launched, time.Now())
+			if failure != nil {
+				return nil, failure
+			}
+			return &process{pid: len(launched), done: make(chan struct{})}, nil
+		}
+		fail := func(err error) {
+			mu.Lock()
+			defer mu.Unlock()
+			failure = err
+		}
+		starts := func() []time.Time {
+			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			return launched
+		}
+		startsIn := func(d time.Duration) int {
+			n := len(starts())
+			time.Sleep(d)
+			return len(starts()) - n
+		}
+		s := &Server{log: slog.New(slog.DiscardHandler), current: &process{done: make(chan struct{})}}
+		ctx, stop := context.WithCancel(t.Context())
+		var watching sync.WaitGroup
+		watching.Go(func() { s.watch(ctx, launch) })
+		// dies returns how long after the death of a server that ran for so long there was another.
+		dies := func(after time.Duration) time.Duration {
+			time.Sleep(after)
+			n, at := len(starts()), time.Now()
+			s.mu.Lock()
+			p := s.current
+			s.mu.Unlock()
+			p.err = errors.New("killed")
+			close(p.done)
+			for len(starts()) == n {
+				time.Sleep(time.Millisecond)
+			}
+			return starts()[n].Sub(at)
+		}
+		f := func(up, want time.Duration) {
+			t.Helper()
+			if got := dies(up); got != want {
+				t.Errorf("a server that ran for %v was started again after %v, want %v", up, got, want)
+			}
+		}
+		f(time.Hour, 100*time.Millisecond)
+		f(time.Second, 200*time.Millisecond)
+		f(time.Second, 400*time.Millisecond)
+		f(time.Second, 800*time.Millisecond)
+		f(time.Second, time.Second)
+		f(9*time.Second, time.Second)
+		f(steady, 100*time.Millisecond)
+		f(time.Second, 200*time.Millisecond)
+
+		// One that does not start is tried less and less often, and watched as before when it does.
+		fail(errors.New("no space left on device"))
+		f(steady, 100*time.Millisecond)
+		if got := startsIn(time.Hour); got < 350 || got > 370 {
+			t.Errorf("%d starts in an hour", got)
+		}
+		fail(killed)
+		startsIn(maxBackoff)
+		if got := startsIn(time.Minute); got < 59 || got > 61 {
+			t.Errorf("%d starts in a minute in which each was killed", got)
+		}
+		fail(nil)
+		startsIn(maxBackoff)
+		f(steady, 100*time.Millisecond)
+		stop()
+		watching.Wait()
+	})
 }
 
 func TestParentKilled(t *testing.T) {
