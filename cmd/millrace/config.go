@@ -71,6 +71,8 @@ type Limits struct {
 	SpineMaxBytes int64          `name:"spine-max-bytes" default:"4294967296" help:"Size of the spine in bytes. Samples that are stored elsewhere make room; when none are, devices get no acknowledgement."`
 	SpineShards   int            `name:"spine-shards" default:"1" help:"Subjects of the spine, each with a batcher of its own. It is set when the spine is made."`
 	LiveRing      time.Duration  `name:"live-ring" default:"30s" help:"How long ticks are kept, so that viewers who drop out can resume without loss."`
+	LiveRingBytes int            `name:"live-ring-bytes" default:"67108864" help:"Memory for those ticks in bytes, some 25 for each change of a number. When it is full the oldest go early: who resumes from there gets a snapshot."`
+	MemoryLimit   int64          `name:"memory-limit" placeholder:"BYTES" help:"Memory of the process in bytes above which garbage is collected at any price. Without it, two thirds of what its control group may use; GOMEMLIMIT wins over both."`
 }
 
 // Logging is what the server says about itself.
@@ -146,6 +148,12 @@ func (c *Config) Validate() error {
 	}
 	if c.Limits.LiveRing < time.Second || c.Limits.LiveRing > time.Hour {
 		wrong("live-ring", "must be between 1s and 1h")
+	}
+	if c.Limits.LiveRingBytes < 1<<20 {
+		wrong("live-ring-bytes", "is below 1048576 (1 MiB)")
+	}
+	if m := c.Limits.MemoryLimit; m != 0 && m < 128<<20 {
+		wrong("memory-limit", "is below 134217728 (128 MiB)")
 	}
 	return errors.Join(all...)
 }

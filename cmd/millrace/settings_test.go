@@ -76,6 +76,8 @@ func TestBadSettings(t *testing.T) {
 	f("admin-token = short\n", "at least 20")
 	f("database-url = mysql://x/y\n", "postgres")
 	f("spine-max-bytes = 1\n", "64 MiB")
+	f("live-ring-bytes = 1000\n", "1 MiB")
+	f("memory-limit = 1000\n", "128 MiB")
 	if _, err := parse(t, "serve", "--config", "/nowhere/millrace.conf"); err == nil {
 		t.Error("a settings file that is not there is taken")
 	}
