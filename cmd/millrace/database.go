@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/url"
 	"strings"
 	"time"
 
@@ -103,15 +102,4 @@ func (d *database) close() error {
 		return d.local.Close()
 	}
 	return nil
-}
-
-// withoutPassword returns an address without user and password, for logs and pages.
-func withoutPassword(address string) string {
-	u, err := url.Parse(address)
-	if err != nil {
-		return "(not readable)"
-	}
-	u.User = nil
-	u.RawQuery = ""
-	return u.String()
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
@@ -95,7 +94,6 @@ func (s *server) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	tuneMemory(s.c.Limits.MemoryLimit, s.log)
 	if err := s.c.Storage.make(); err != nil {
 		return err
 	}
@@ -132,21 +130,21 @@ func (s *server) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	life, err := streamLife(spineDir, s.c.Sources.NATSURL)
-	if err != nil {
-		return err
-	}
 	s.spine, err = spine.Open(ctx, spine.Config{NATSURL: s.c.Sources.NATSURL, Dir: spineDir, MaxBytes: s.c.Limits.SpineMaxBytes, Shards: s.c.Limits.SpineShards}, s.catalog, s.log)
 	if err != nil {
 		return fmt.Errorf("spine: %w", err)
 	}
 	defer func() { err = errors.Join(err, s.spine.Close()) }()
 
+	life := s.spine.Life()
 	position, values, err := s.store.LastValues(ctx, life)
 	if err != nil {
 		return err
 	}
-	s.engine = fanout.New(fanout.Config{Ring: s.c.Limits.LiveRing, RingBytes: s.c.Limits.LiveRingBytes})
+	if position == 0 && len(values) > 0 {
+		s.spine.NoteReplaced()
+	}
+	s.engine = fanout.New(fanout.Config{Ring: s.c.Limits.LiveRing})
 	s.pipeline = ingest.New(s.c.Limits.Ingest, s.catalog, s.spine)
 	s.bridge = &bridge{catalog: s.catalog, engine: s.engine, pipeline: s.pipeline}
 	unfollow := s.bridge.follow()
@@ -329,30 +327,6 @@ func (s *server) bootstrap(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("--admin-token: %w", err)
 	}
 	return password, nil
-}
-
-// streamLife names the present life of the stream: positions in the database count for that one only. The embedded spine has
-// its name in its directory, so that files that were removed take it with them.
-func streamLife(dir, natsURL string) (string, error) {
-	if natsURL != "" {
-		return "nats " + withoutPassword(natsURL), nil
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", fmt.Errorf("spine: %w", err)
-	}
-	path := filepath.Join(dir, "life")
-	b, err := os.ReadFile(path)
-	if err == nil && len(b) > 0 {
-		return string(b), nil
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("spine: %w", err)
-	}
-	life := rand.Text()
-	if err := writeFile(path, []byte(life)); err != nil {
-		return "", fmt.Errorf("spine: %w", err)
-	}
-	return life, nil
 }
 
 // writeFile writes a small private file whole or not at all, and to the disk.

@@ -11,6 +11,7 @@ import (
 
 	"millrace/dashboard/pages"
 	"millrace/ingest"
+	"millrace/ingest/spine"
 )
 
 // statusCache keeps what costs a query for some seconds.
@@ -53,7 +54,7 @@ func (s *server) Status(ctx context.Context) pages.SystemStatus {
 	st.Spine = pages.SpineStatus{Where: "embedded", Healthy: sp.Healthy, Bytes: sp.StreamBytes, MaxBytes: sp.MaxBytes, First: sp.First, Last: sp.Last,
 		Waiting: sp.Waiting, Refused: sp.Refused, Read: s.reader.Delivered(), Recorded: s.recorded.Load()}
 	if s.c.Sources.NATSURL != "" {
-		st.Spine.Where = withoutPassword(s.c.Sources.NATSURL)
+		st.Spine.Where = spine.Redacted(s.c.Sources.NATSURL)
 	}
 	e := s.engine.Stats()
 	st.Engine = pages.EngineStatus{Series: e.Series, Groups: e.Groups, Subscriptions: e.Subscriptions, Samples: e.Samples, Late: e.LateSamples,

@@ -82,3 +82,4 @@ type Stats struct {
 	Lost                                         uint64 // messages a reader wanted that were no longer there, or that it could not read
 	Healthy                                      bool   // the last publish succeeded, or nothing was wrong
 }
+	Replaced                                     uint64 // times that the stream was another one than what had been read, and was read from its start

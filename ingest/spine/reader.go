@@ -1,7 +1,9 @@
 package spine
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -9,6 +11,9 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 )
+
+// guardEvery is how often a reader looks whether the stream is still the same.
+const guardEvery = 2 * time.Second
 
 // Reader delivers the stream from a position on, forever, in order, each message once. Several may run.
 type Reader struct {
@@ -18,6 +23,8 @@ type Reader struct {
 	next  uint64 // sequence wanted; only Run's
 	seen  atomic.Uint64
 
+	created time.Time // of the stream that next counts in; only begin writes it
+
 	decoder  decoder
 	target   uint64 // last sequence when Run began
 	catchUp  sync.Once
@@ -25,9 +32,10 @@ type Reader struct {
 }
 
 // Reader returns a reader that starts at sequence from (or the first there is, if later). A position beyond the end of the
-// stream means that the stream is another one (its files were removed): it is read from its start.
+// stream means that the stream is another one (its files were removed), and so does another time at which it was made: then,
+// also while it runs, it is read from its start, with a warning, and counted.
 func (s *Spine) Reader(from uint64, names Resolver, to ...Sink) *Reader {
-	return &Reader{s: s, names: names, sinks: to, next: max(from, 1), caughtUp: make(chan struct{})}
+	return &Reader{s: s, names: names, sinks: to, next: max(from, 1), created: s.made, caughtUp: make(chan struct{})}
 }
 
 // CaughtUp is closed when the reader has delivered what was in the stream when Run began.
@@ -65,13 +73,16 @@ func (r *Reader) Run(ctx context.Context) error {
 func (r *Reader) begin(ctx context.Context, first bool) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	state, err := r.s.info(ctx)
+	state, created, err := r.s.look(ctx)
 	if err != nil {
 		return err
 	}
-	if r.next > state.LastSeq+1 {
-		r.s.log.Warn("the spine is younger than the position to read from: reading it from its start", "position", r.next, "last", state.LastSeq)
-		r.next = 1
+	if r.next > state.LastSeq+1 || !created.Equal(r.created) {
+		r.s.log.Warn("the spine is not the one that the position is of: reading it from its start", "position", r.next, "last", state.LastSeq, "made", created)
+		r.next, r.created = max(state.FirstSeq, 1), created
+		r.seen.Store(0)
+		r.s.last.Store(state.LastSeq)
+		r.s.replaced.Add(1)
 	}
 	if first {
 		r.target = state.LastSeq
@@ -81,6 +92,30 @@ func (r *Reader) begin(ctx context.Context, first bool) error {
 	}
 	return nil
 }
+
+// guard ends read when the stream is no longer the one that read began with. The client library would not notice: its consumer,
+// made anew, waits until the new stream has come to the position.
+func (r *Reader) guard(ctx context.Context, stop context.CancelCauseFunc) {
+	tick := time.NewTicker(guardEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		seen := r.seen.Load() // before the look, so that it can't be ahead of it
+		look, cancel := context.WithTimeout(ctx, publishTimeout)
+		state, created, err := r.s.look(look)
+		cancel()
+		if err == nil && (!created.Equal(r.created) || state.LastSeq < seen) {
+			stop(errReplaced)
+			return
+		}
+	}
+}
+
+var errReplaced = errors.New("the stream is another one")
 
 // read delivers from r.next on until something fails. The consumer is an ordered one: the client library keeps count
 // of deliveries and starts anew where one is missing. It is told to try that once, because its own pauses can't be ended.
@@ -100,10 +135,15 @@ func (r *Reader) read(ctx context.Context) error {
 		return fmt.Errorf("consumer: %w", err)
 	}
 	defer it.Stop()
+	ctx, stop := context.WithCancelCause(ctx)
+	var guard sync.WaitGroup
+	guard.Go(func() { r.guard(ctx, stop) })
+	defer guard.Wait()
+	defer stop(nil)
 	for {
 		msg, err := it.Next(jetstream.NextContext(ctx))
 		if err != nil {
-			return err
+			return cmp.Or(context.Cause(ctx), err)
 		}
 		meta, err := msg.Metadata()
 		if err != nil {

@@ -73,6 +73,10 @@ func (s *Spine) trim(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, publishTotal)
 	defer cancel()
 	st, err := s.js.Stream(ctx, stream)
+	if errors.Is(err, jetstream.ErrStreamNotFound) { // somebody deleted it, or the server came back empty
+		s.log.Warn("the spine's stream is gone: making it anew", "stream", stream)
+		return s.setUp(ctx)
+	}
 	if err != nil {
 		return err
 	}

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"net/url"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,6 +31,7 @@ type Spine struct {
 	nc     *nats.Conn
 	js     jetstream.JetStream
 	kv     jetstream.KeyValue
+	made   time.Time // the stream, as it was when Open returned
 
 	name       string // of this life of the producer, part of message ids
 	shards     []*shard
@@ -42,10 +45,10 @@ type Spine struct {
 	}
 	late sync.WaitGroup // callbacks of what came after the end
 
-	messages, samples, bytes, refused, publishes, delivered, unknown, lost atomic.Uint64
-	waiting                                                                atomic.Int64
-	streamBytes, first, last                                               atomic.Uint64
-	unhealthy                                                              atomic.Bool
+	messages, samples, bytes, refused, publishes, delivered, unknown, lost, replaced atomic.Uint64
+	waiting                                                                          atomic.Int64
+	streamBytes, first, last                                                         atomic.Uint64
+	unhealthy                                                                        atomic.Bool
 }
 
 // Open starts or reaches NATS, makes the stream if it is missing, and is ready when it returns.
@@ -83,7 +86,7 @@ func Open(ctx context.Context, c Config, names Names, log *slog.Logger) (_ *Spin
 		options = append(options, nats.InProcessServer(s.server))
 	}
 	if s.nc, err = nats.Connect(c.NATSURL, options...); err != nil {
-		return nil, fmt.Errorf("spine: nats %s: %w", c.NATSURL, err)
+		return nil, fmt.Errorf("nats at %s: %w", Redacted(c.NATSURL), err)
 	}
 	if s.js, err = jetstream.New(s.nc); err != nil {
 		return nil, fmt.Errorf("spine: %w", err)
@@ -100,6 +103,20 @@ func Open(ctx context.Context, c Config, names Names, log *slog.Logger) (_ *Spin
 }
 
 // setUp makes the stream and the bucket. Of a stream that is there only what we depend on is changed, so that
+// Redacted returns the addresses in a NATS URL, of which there may be several between commas, without users and passwords.
+func Redacted(natsURL string) string {
+	all := strings.Split(natsURL, ",")
+	for i, one := range all {
+		u, err := url.Parse(strings.TrimSpace(one))
+		if err != nil {
+			return "(an address that can't be read)"
+		}
+		u.User, u.RawQuery = nil, ""
+		all[i] = u.String()
+	}
+	return strings.Join(all, ",")
+}
+
 // replicas and placement stay as somebody chose.
 func (s *Spine) setUp(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
@@ -121,6 +138,9 @@ func (s *Spine) setUp(ctx context.Context) error {
 	}
 	s.note(st.CachedInfo().State)
 	if s.kv, err = s.js.KeyValue(ctx, bucket); errors.Is(err, jetstream.ErrBucketNotFound) {
+	if s.made.IsZero() {
+		s.made = st.CachedInfo().Created
+	}
 		s.kv, err = s.js.CreateKeyValue(ctx, jetstream.KeyValueConfig{
 			Bucket: bucket, Description: "sequence up to which each consumer has stored " + stream, Storage: jetstream.FileStorage, History: 1})
 	}
@@ -286,12 +306,28 @@ func (s *Spine) Position(ctx context.Context) (Position, error) {
 
 func (s *Spine) info(ctx context.Context) (jetstream.StreamState, error) {
 	st, err := s.js.Stream(ctx, stream)
+	state, _, err := s.look(ctx)
+	return state, err
+}
+
+// look returns the state of the stream, and when it was made.
+func (s *Spine) look(ctx context.Context) (jetstream.StreamState, time.Time, error) {
 	if err != nil {
-		return jetstream.StreamState{}, fmt.Errorf("stream %s: %w: %w", stream, devices.ErrUnavailable, err)
+		return jetstream.StreamState{}, time.Time{}, fmt.Errorf("stream %s: %w: %w", stream, devices.ErrUnavailable, err)
 	}
 	state := st.CachedInfo().State
 	s.note(state)
-	return state, nil
+	return state, st.CachedInfo().Created, nil
+}
+
+// Life names the stream as it was when Open returned: a text that is another when the stream was made anew, on another server or
+// because its files were removed. A position in the stream means something only in the life that it is of.
+func (s *Spine) Life() string { return stream + " " + s.made.UTC().Format(time.RFC3339Nano) }
+
+// NoteReplaced tells, and counts, that a position kept elsewhere is of another life. Readers see by themselves what changes later.
+func (s *Spine) NoteReplaced() {
+	s.replaced.Add(1)
+	s.log.Warn("the spine is not the one that was read before: it is read from its start", "made", s.made)
 }
 
 func (s *Spine) note(state jetstream.StreamState) {
@@ -307,7 +343,7 @@ func (s *Spine) Stats() Stats {
 		Waiting:     int(min(max(s.waiting.Load(), 0), math.MaxInt32)),
 		StreamBytes: s.streamBytes.Load(), MaxBytes: uint64(s.maxBytes),
 		First: s.first.Load(), Last: s.last.Load(),
-		Delivered: s.delivered.Load(), Unknown: s.unknown.Load(), Lost: s.lost.Load(),
+		Delivered: s.delivered.Load(), Unknown: s.unknown.Load(), Lost: s.lost.Load(), Replaced: s.replaced.Load(),
 		Healthy: !s.unhealthy.Load(),
 	}
 }

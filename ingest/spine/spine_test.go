@@ -312,19 +312,6 @@ func TestFullThenReleased(t *testing.T) {
 	})
 }
 
-func TestYoungerStreamIsReadFromItsStart(t *testing.T) {
-	s, _ := open(t, Config{Dir: t.TempDir()})
-	if err := s.Append(t.Context(), []devices.Sample{sample(1, 1)}); err != nil {
-		t.Fatal(err)
-	}
-	var got log
-	r, _ := read(t, s, 5000, &got)
-	wait(t, r.CaughtUp(), "caught up")
-	if got.len() != 1 {
-		t.Fatalf("%d samples", got.len())
-	}
-}
-
 func TestDirectoryIsLocked(t *testing.T) {
 	c := Config{Dir: t.TempDir()}
 	_, stop := open(t, c)
