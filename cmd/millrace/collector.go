@@ -71,6 +71,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	counter("fanout_snapshots_total", "Snapshots cut.", e.Snapshots)
 	counter("fanout_folds_total", "Cursors folded into an accumulator.", e.Folds)
 	counter("fanout_ring_trims_total", "Times that a ring was cut short for lack of room.", e.Trims)
+	gauge("fanout_ring_bytes", "What is kept for viewers who resume, of --live-ring-bytes.", float64(e.RingBytes))
 	gauge("fanout_series", "Series in the engine.", float64(e.Series))
 	gauge("fanout_groups", "Groups in the engine.", float64(e.Groups))
 	gauge("fanout_subscriptions", "Subscriptions of viewers.", float64(e.Subscriptions))

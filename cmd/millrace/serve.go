@@ -94,6 +94,7 @@ func (s *server) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	tuneMemory(s.c.Limits.MemoryLimit, s.log)
 	if err := s.c.Storage.make(); err != nil {
 		return err
 	}
@@ -144,7 +145,7 @@ func (s *server) run(ctx context.Context) (err error) {
 	if position == 0 && len(values) > 0 {
 		s.spine.NoteReplaced()
 	}
-	s.engine = fanout.New(fanout.Config{Ring: s.c.Limits.LiveRing})
+	s.engine = fanout.New(fanout.Config{Ring: s.c.Limits.LiveRing, RingBytes: s.c.Limits.LiveRingBytes})
 	s.pipeline = ingest.New(s.c.Limits.Ingest, s.catalog, s.spine)
 	s.bridge = &bridge{catalog: s.catalog, engine: s.engine, pipeline: s.pipeline}
 	unfollow := s.bridge.follow()

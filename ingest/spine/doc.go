@@ -80,6 +80,6 @@ type Stats struct {
 	Delivered                                    uint64 // samples, by the readers
 	Unknown                                      uint64 // samples of series or devices that are known no more, left out
 	Lost                                         uint64 // messages a reader wanted that were no longer there, or that it could not read
+	Replaced                                     uint64 // times that the stream was another one than what had been read, and was read from its start
 	Healthy                                      bool   // the last publish succeeded, or nothing was wrong
 }
-	Replaced                                     uint64 // times that the stream was another one than what had been read, and was read from its start

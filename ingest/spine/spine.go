@@ -102,7 +102,6 @@ func Open(ctx context.Context, c Config, names Names, log *slog.Logger) (_ *Spin
 	return s, nil
 }
 
-// setUp makes the stream and the bucket. Of a stream that is there only what we depend on is changed, so that
 // Redacted returns the addresses in a NATS URL, of which there may be several between commas, without users and passwords.
 func Redacted(natsURL string) string {
 	all := strings.Split(natsURL, ",")
@@ -117,6 +116,7 @@ func Redacted(natsURL string) string {
 	return strings.Join(all, ",")
 }
 
+// setUp makes the stream and the bucket. Of a stream that is there only what we depend on is changed, so that
 // replicas and placement stay as somebody chose.
 func (s *Spine) setUp(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
@@ -137,10 +137,10 @@ func (s *Spine) setUp(ctx context.Context) error {
 		return fmt.Errorf("stream %s of %d bytes: %w", stream, s.maxBytes, err)
 	}
 	s.note(st.CachedInfo().State)
-	if s.kv, err = s.js.KeyValue(ctx, bucket); errors.Is(err, jetstream.ErrBucketNotFound) {
 	if s.made.IsZero() {
 		s.made = st.CachedInfo().Created
 	}
+	if s.kv, err = s.js.KeyValue(ctx, bucket); errors.Is(err, jetstream.ErrBucketNotFound) {
 		s.kv, err = s.js.CreateKeyValue(ctx, jetstream.KeyValueConfig{
 			Bucket: bucket, Description: "sequence up to which each consumer has stored " + stream, Storage: jetstream.FileStorage, History: 1})
 	}
@@ -305,13 +305,13 @@ func (s *Spine) Position(ctx context.Context) (Position, error) {
 }
 
 func (s *Spine) info(ctx context.Context) (jetstream.StreamState, error) {
-	st, err := s.js.Stream(ctx, stream)
 	state, _, err := s.look(ctx)
 	return state, err
 }
 
 // look returns the state of the stream, and when it was made.
 func (s *Spine) look(ctx context.Context) (jetstream.StreamState, time.Time, error) {
+	st, err := s.js.Stream(ctx, stream)
 	if err != nil {
 		return jetstream.StreamState{}, time.Time{}, fmt.Errorf("stream %s: %w: %w", stream, devices.ErrUnavailable, err)
 	}
