@@ -126,6 +126,7 @@ type Broker struct {
 	order      atomic.Int64 // of messages towards subscribers, instead of mochi's seconds
 	conns      sync.WaitGroup
 	changed    chan struct{} // something in the catalog changed
+	aheads     aheads
 
 	authFailures atomic.Uint64
 	refused      atomic.Uint64
@@ -358,6 +359,7 @@ func (b *Broker) serve(nc net.Conn) error {
 	b.mu.Unlock()
 	_ = nc.SetReadDeadline(time.Now().Add(b.conf.ConnectTimeout))
 	err := b.server.EstablishConnection("devices", c)
+	c.dropAhead()
 	if c.session != nil && !c.left && transient(c.client) { // mochi could not write CONNACK, and forgets to tidy up
 		b.discard(c.client)
 	}

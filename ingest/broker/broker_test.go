@@ -297,6 +297,8 @@ func (r *raw) send(pks ...packets.Packet) {
 			err = pk.UnsubscribeEncode(&buf)
 		case packets.Disconnect:
 			err = pk.DisconnectEncode(&buf)
+		case packets.Pingreq:
+			err = pk.PingreqEncode(&buf)
 		default:
 			r.t.Fatalf("packet type %d", pk.FixedHeader.Type)
 		}

@@ -42,15 +42,23 @@ type conn struct {
 	delayed []packets.Packet // sent when the quota allowed; mochi forgets them
 	backlog []packets.Packet // of the session, beyond the client's Receive Maximum
 
+	// Of reading, also the read goroutine's.
+	recv  int64   // Unix ms, when the socket was read last
+	full  int     // reads in a row that took all mochi asked for: the device sends faster than it is read
+	ahead *[]byte // read from the socket, not yet by mochi; nil between
+	taken int     // of ahead
+
 	acks acks
 
 	writing sync.Mutex
 	over    bool        // under writing: nothing is written any more
 	told    atomic.Bool // a DISCONNECT has been written
 
-	mu     sync.Mutex
-	closed bool
-	code   packets.Code // why, when the broker ended it
+	mu       sync.Mutex
+	closed   bool
+	code     packets.Code // why, when the broker ended it
+	deadline time.Time    // of the next read from the socket
+	changed  bool         // deadline is not yet the socket's
 }
 
 // publish is what the hook keeps of a PUBLISH that it shows to mochi as QoS 0.
@@ -93,8 +101,39 @@ func (c *conn) Close() error {
 	return nil
 }
 
+// Read is called by mochi when it has taken in all packets of which it has all bytes.
 func (c *conn) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
+	c.mu.Lock()
+	closed := c.closed
+	if c.changed && !closed && c.ahead == nil {
+		c.changed = false
+		_ = c.Conn.SetReadDeadline(c.deadline) // an error shows in Read, too
+	}
+	c.mu.Unlock()
+	if c.ahead != nil {
+		if closed {
+			c.dropAhead()
+			return 0, net.ErrClosed
+		}
+		return c.fromAhead(p), nil
+	}
+	into := p
+	if c.full >= aheadAfter {
+		if c.ahead = c.b.aheads.get(); c.ahead != nil {
+			into = *c.ahead
+		}
+	}
+	n, err := c.Conn.Read(into)
+	c.recv = time.Now().UnixMilli()
+	if c.full++; n < len(p) {
+		c.full = 0
+	}
+	if c.ahead != nil {
+		if *c.ahead, c.taken = (*c.ahead)[:n], 0; n > 0 {
+			return c.fromAhead(p), nil // an error comes again with the next read
+		}
+		c.dropAhead()
+	}
 	if err != nil {
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -105,14 +144,62 @@ func (c *conn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// SetDeadline is called by mochi before each packet, for the keep-alive. Writing has a deadline of its own.
+// fromAhead gives mochi what was read ahead.
+func (c *conn) fromAhead(p []byte) int {
+	n := copy(p, (*c.ahead)[c.taken:])
+	if c.taken += n; c.taken == len(*c.ahead) {
+		c.dropAhead()
+	}
+	return n
+}
+
+// dropAhead gives the buffer back, with what may be left in it.
+func (c *conn) dropAhead() {
+	if c.ahead != nil {
+		c.b.aheads.put(c.ahead)
+		c.ahead = nil
+	}
+}
+
+// aheads lends larger buffers to connections that send much: one read(2) then takes in hundreds of messages instead of the twenty
+// that fit mochi's buffer. There are few of them, as a connection holds its one while it waits for more; who gets none reads
+// without.
+type aheads struct {
+	lent atomic.Int32
+	pool sync.Pool // *[]byte
+}
+
+const (
+	aheadBytes = 32 << 10
+	aheadMost  = 256 // 8 MB in all
+	aheadAfter = 4   // full reads, so that one large message is not yet much
+)
+
+func (a *aheads) get() *[]byte {
+	if a.lent.Add(1) > aheadMost {
+		a.lent.Add(-1)
+		return nil
+	}
+	if buf, ok := a.pool.Get().(*[]byte); ok {
+		return buf
+	}
+	buf := make([]byte, aheadBytes)
+	return &buf
+}
+
+func (a *aheads) put(buf *[]byte) {
+	*buf = (*buf)[:cap(*buf)]
+	a.lent.Add(-1)
+	a.pool.Put(buf)
+}
+
+// SetDeadline is called by mochi before each packet, for the keep-alive. It holds from the next read of the socket on: most packets
+// are read together with others, and setting it costs as much as a small read. Writing has a deadline of its own.
 func (c *conn) SetDeadline(t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed {
-		return nil
-	}
-	return c.Conn.SetReadDeadline(t)
+	c.deadline, c.changed = t, true
+	return nil
 }
 
 // Write sends whole packets. mochi and the acknowledgements share the connection by it. A connection whose peer does not

@@ -87,7 +87,9 @@ func (h *hook) OnPacketRead(cl *mqtt.Client, pk packets.Packet) (packets.Packet,
 	return pk, nil
 }
 
-// OnPublish takes every message of a device; what it hands on to subscribers at QoS 0 goes by mochi, the rest by forward.
+// OnPublish takes every message of a device; what it hands on to subscribers at QoS 0 goes by mochi, the rest by forward. What
+// mochi is not to hand on is marked, as CodeSuccessIgnore would do, but answering with an error makes several more of it on mochi's
+// side, each an allocation.
 func (h *hook) OnPublish(cl *mqtt.Client, pk packets.Packet) (packets.Packet, error) {
 	b := h.b
 	pk.Created = b.order.Add(1)
@@ -98,7 +100,8 @@ func (h *hook) OnPublish(cl *mqtt.Client, pk packets.Packet) (packets.Packet, er
 	c := of(cl)
 	if pk.TopicName == "" { // an alias that was never given a topic (MQTT 5.0, 3.3.2.3.4)
 		c.stop(packets.ErrTopicAliasInvalid)
-		return pk, packets.CodeSuccessIgnore
+		pk.Ignore = true
+		return pk, nil
 	}
 	p := c.publish
 	if p.foreign || !b.open && !strings.HasPrefix(pk.TopicName, c.prefix) { // the latter by a topic alias
@@ -108,7 +111,9 @@ func (h *hook) OnPublish(cl *mqtt.Client, pk packets.Packet) (packets.Packet, er
 		}
 		b.foreign.Add(1)
 		err := c.reject(topic, "topic", "a device may publish only below "+c.prefix, devices.ErrForbidden)
-		return pk, h.refuse(c, p, err)
+		h.refuse(c, p, err)
+		pk.Ignore = true
+		return pk, nil
 	}
 	metric, telemetry := telemetryTopic(pk.TopicName, c.prefix)
 	telemetry = telemetry && !b.open
@@ -116,7 +121,9 @@ func (h *hook) OnPublish(cl *mqtt.Client, pk packets.Packet) (packets.Packet, er
 		pk.FixedHeader.Retain = false
 		err := c.reject(pk.TopicName, "retained", "too many retained messages", devices.ErrTooLarge)
 		if !telemetry {
-			return pk, h.refuse(c, p, err)
+			h.refuse(c, p, err)
+			pk.Ignore = true
+			return pk, nil
 		}
 	}
 	if pk.FixedHeader.Retain && telemetry && len(pk.Payload) == 0 { // clears the retained message; no measurement
@@ -124,9 +131,7 @@ func (h *hook) OnPublish(cl *mqtt.Client, pk packets.Packet) (packets.Packet, er
 	}
 	wanted := pk.FixedHeader.Retain || b.subscribed.Load()
 	if p.qos == 0 {
-		if telemetry && b.telemetry(c, &pk, metric, nil) == 0 || !wanted {
-			return pk, packets.CodeSuccessIgnore
-		}
+		pk.Ignore = telemetry && b.telemetry(c, &pk, metric, nil) == 0 || !wanted
 		return pk, nil
 	}
 	k := &ack{packet: p.packet, qos: p.qos}
@@ -138,13 +143,16 @@ func (h *hook) OnPublish(cl *mqtt.Client, pk packets.Packet) (packets.Packet, er
 		out.Connect.ClientIdentifier = cl.ID // OnPublish makes it the origin
 		k.forward = &out
 	}
-	return pk, h.store(c, k, &pk, metric, telemetry)
+	h.store(c, k, &pk, metric, telemetry)
+	pk.Ignore = true
+	return pk, nil
 }
 
 // store takes a message of QoS 1 or 2, and has it acknowledged in its turn.
-func (h *hook) store(c *conn, k *ack, pk *packets.Packet, metric string, telemetry bool) error {
+func (h *hook) store(c *conn, k *ack, pk *packets.Packet, metric string, telemetry bool) {
 	if !c.acks.join(k) {
-		return h.exceeded(c)
+		c.exceeded()
+		return
 	}
 	done := func(err error) { c.acks.settle(k, err) }
 	if k.qos == 2 {
@@ -154,7 +162,7 @@ func (h *hook) store(c *conn, k *ack, pk *packets.Packet, metric string, telemet
 			settle(err)
 		})
 		if !isNew {
-			return packets.CodeSuccessIgnore
+			return
 		}
 		done = func(err error) {
 			s.settle(packet, r, err)
@@ -163,28 +171,26 @@ func (h *hook) store(c *conn, k *ack, pk *packets.Packet, metric string, telemet
 	}
 	if !telemetry {
 		done(nil)
-		return packets.CodeSuccessIgnore
+		return
 	}
 	h.b.telemetry(c, pk, metric, done)
-	return packets.CodeSuccessIgnore
 }
 
 // refuse answers a message that goes nowhere.
-func (h *hook) refuse(c *conn, p publish, err error) error {
+func (h *hook) refuse(c *conn, p publish, err error) {
 	if p.qos == 0 {
-		return packets.CodeSuccessIgnore
+		return
 	}
 	k := &ack{packet: p.packet, qos: p.qos}
 	if !c.acks.join(k) {
-		return h.exceeded(c)
+		c.exceeded()
+		return
 	}
 	c.acks.settle(k, err)
-	return packets.CodeSuccessIgnore
 }
 
-func (h *hook) exceeded(c *conn) error {
+func (c *conn) exceeded() {
 	c.stop(packets.ErrReceiveMaximum) // MQTT 5.0, 3.3.4
-	return packets.CodeSuccessIgnore
 }
 
 // telemetry hands a message to the pipeline. A device before MQTT 5 can't be told that it is too fast: it is not read from until
@@ -193,7 +199,7 @@ func (b *Broker) telemetry(c *conn, pk *packets.Packet, metric string, done func
 	m := &c.message
 	*m = ingest.Message{
 		Protocol: ingest.MQTT, Device: c.device, Metric: metric, Topic: pk.TopicName, Payload: pk.Payload,
-		Recv: time.Now().UnixMilli(), Wait: done != nil,
+		Recv: c.recv, Wait: done != nil,
 	}
 	if done == nil || c.version == 5 {
 		return b.intake.Handle(m, done)
@@ -214,6 +220,7 @@ func (b *Broker) telemetry(c *conn, pk *packets.Packet, metric string, done func
 			done(devices.ErrRate)
 			return 0
 		}
+		m.Recv = time.Now().UnixMilli() // its rate is counted by it
 	}
 }
 

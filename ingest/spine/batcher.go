@@ -18,6 +18,7 @@ import (
 type shard struct {
 	subject string
 	wake    chan struct{} // cap 1: open holds something
+	hurry   chan struct{} // cap 1: open holds something that somebody waits for, or much
 
 	mu       sync.Mutex
 	room     sync.Cond // open was taken, or the shard ended
@@ -33,7 +34,7 @@ type batch struct {
 }
 
 func newShard(subject string) *shard {
-	sh := &shard{subject: subject, wake: make(chan struct{}, 1), open: new(batch)}
+	sh := &shard{subject: subject, wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1), open: new(batch)}
 	sh.room.L = &sh.mu
 	sh.open.reset()
 	return sh
@@ -55,11 +56,18 @@ func (sh *shard) put(samples []devices.Sample, size int, s *Spine, done func(err
 	if done != nil {
 		b.dones = append(b.dones, done)
 	}
-	select {
-	case sh.wake <- struct{}{}:
-	default:
+	signal(sh.wake)
+	if done != nil || len(b.buf) >= s.soft/2 {
+		signal(sh.hurry)
 	}
 	return unknown, true
+}
+
+func signal(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
 }
 
 // take swaps the open batch for an empty one; nil if there is nothing in it. With last set the shard also ends: what waits
@@ -74,17 +82,36 @@ func (sh *shard) take(spare *batch, last bool) *batch {
 		return nil
 	}
 	sh.open = spare
+	for _, c := range []chan struct{}{sh.wake, sh.hurry} { // were for this one
+		select {
+		case <-c:
+		default:
+		}
+	}
 	return b
 }
 
-// publishAll is a shard's publisher: one message at a time until ctx ends, then what waits.
+// publishAll is a shard's publisher: one message at a time until ctx ends, then what waits. What nobody waits for is published at
+// most once in every gather: a message costs much the same whatever it holds, above all its fsync.
 func (s *Spine) publishAll(ctx context.Context, sh *shard) {
 	spare := new(batch)
 	spare.reset()
+	var next time.Time // not before, unless somebody waits
+	pause := time.NewTimer(0)
+	defer pause.Stop()
 	for last := false; ; {
 		if !last {
 			select {
 			case <-sh.wake:
+			case <-ctx.Done():
+				last = true
+			}
+		}
+		if d := time.Until(next); d > 0 && !last {
+			pause.Reset(d)
+			select {
+			case <-sh.hurry:
+			case <-pause.C:
 			case <-ctx.Done():
 				last = true
 			}
@@ -96,6 +123,7 @@ func (s *Spine) publishAll(ctx context.Context, sh *shard) {
 			}
 			continue
 		}
+		next = time.Now().Add(s.gather)
 		err := s.publish(ctx, sh, b)
 		if err != nil {
 			s.refused.Add(uint64(b.waiting))

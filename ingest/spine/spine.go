@@ -36,6 +36,7 @@ type Spine struct {
 	name       string // of this life of the producer, part of message ids
 	shards     []*shard
 	soft, hard int // bytes of a message
+	gather     time.Duration
 	maxBytes   int64
 
 	room     chan struct{} // cap 1: the stream is full, look now whether something can go
@@ -59,7 +60,7 @@ func Open(ctx context.Context, c Config, names Names, log *slog.Logger) (_ *Spin
 	if c.Shards <= 0 {
 		c.Shards = DefaultShards
 	}
-	s := &Spine{names: names, log: log, name: nuid.Next(), maxBytes: c.MaxBytes, room: make(chan struct{}, 1)}
+	s := &Spine{names: names, log: log, name: nuid.Next(), maxBytes: c.MaxBytes, gather: gather, room: make(chan struct{}, 1)}
 	s.released.at = make(map[string]uint64)
 	defer func() {
 		if err != nil {

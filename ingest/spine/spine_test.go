@@ -426,6 +426,72 @@ func TestEnqueueBlocksWhenTooMuchWaits(t *testing.T) {
 	}
 }
 
+func TestWhatNobodyWaitsForGathers(t *testing.T) {
+	s, err := Open(t.Context(), Config{Dir: t.TempDir()}, book{}, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.gather = time.Hour
+	ctx, cancel := context.WithCancel(t.Context())
+	var run sync.WaitGroup
+	run.Go(func() { _ = s.Run(ctx) })
+	value := 0.0
+	enqueue := func() {
+		value++
+		s.Enqueue([]devices.Sample{sample(1, value)}, nil)
+	}
+	stored := func(messages uint64) {
+		t.Helper()
+		eventually(t, "samples on disk", func() bool { return s.Stats().Waiting == 0 })
+		if n := s.Stats().Publishes; n != messages {
+			t.Errorf("%d messages after %.0f samples, want %d", n, value, messages)
+		}
+	}
+	enqueue()
+	stored(1) // the first does not wait
+	for range 100 {
+		enqueue()
+	}
+	if waiting := s.Stats().Waiting; waiting != 100 {
+		t.Errorf("%d samples wait, want 100", waiting)
+	}
+	value++
+	if err := s.Append(t.Context(), []devices.Sample{sample(1, value)}); err != nil { // somebody waits
+		t.Fatal(err)
+	}
+	stored(2)
+	enqueue()
+	var got log
+	r := s.Reader(0, book{}, &got)
+	reading, stop := context.WithCancel(context.Background())
+	var reader sync.WaitGroup
+	reader.Go(func() { _ = r.Run(reading) })
+	for s.Stats().Publishes < 3 { // a message that has grown large does not wait either
+		x := sample(1, value)
+		x.Kind, x.Text = devices.String, strings.Repeat("x", devices.MaxText)
+		s.Enqueue([]devices.Sample{x}, nil)
+	}
+	enqueue()
+	cancel() // and the end
+	run.Wait()
+	if n := s.Stats(); n.Waiting != 0 || n.Refused != 0 {
+		t.Errorf("at the end %d samples wait, %d were refused", n.Waiting, n.Refused)
+	}
+	eventually(t, "the last sample", func() bool { return uint64(got.len()) == s.Stats().Samples })
+	stop()
+	reader.Wait()
+	got.mu.Lock()
+	defer got.mu.Unlock()
+	for i := range 102 {
+		if v := got.samples[i].Value; v != float64(i+1) {
+			t.Fatalf("sample %d is %v", i, v)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestTooLargeAtOnce(t *testing.T) {
 	s, _ := open(t, Config{Dir: t.TempDir()})
 	x := sample(1, 1)
