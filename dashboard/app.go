@@ -72,6 +72,8 @@ type App struct {
 	log   *slog.Logger
 	fiber *fiber.App
 
+	proxies proxies
+
 	listener net.Listener
 	failing  sync.Map // names of the checks that failed last time
 	stopping atomic.Bool
@@ -82,7 +84,7 @@ type App struct {
 // New puts the routes together.
 func New(c Config, d Deps, log *slog.Logger) *App {
 	c.defaults()
-	a := &App{c: c, d: d, log: log}
+	a := &App{c: c, d: d, log: log, proxies: newProxies(c.TrustedProxies)}
 	a.fiber = fiber.New(fiber.Config{
 		AppName:                 "Millrace",
 		DisableStartupMessage:   true,
@@ -122,7 +124,7 @@ func (a *App) limits(h *fasthttp.RequestHeader) (r fasthttp.RequestConfig) {
 
 func (a *App) routes() {
 	r := a.fiber
-	r.Use(a.count, requestIDs, a.rescue, a.headers, a.deadline, a.closed)
+	r.Use(a.count, a.forwarded, requestIDs, a.rescue, a.headers, a.deadline, a.closed)
 
 	r.Get("/healthz", func(c *fiber.Ctx) error { return c.SendString("ok\n") })
 	r.Get("/readyz", a.ready)
