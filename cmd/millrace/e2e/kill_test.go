@@ -155,8 +155,13 @@ func (r *stored) Name(id devices.SeriesID) (devices.ID, string) {
 
 func readSpine(t *testing.T, s *server) *stored {
 	t.Helper()
+	return readStream(t, spine.Config{Dir: filepath.Join(s.dir, "spine"), MaxBytes: 2 << 30, Shards: 1})
+}
+
+func readStream(t *testing.T, c spine.Config) *stored {
+	t.Helper()
 	r := &stored{ids: map[string]devices.SeriesID{}, values: map[string]map[float64]int{}}
-	sp, err := spine.Open(t.Context(), spine.Config{Dir: filepath.Join(s.dir, "spine"), MaxBytes: 2 << 30, Shards: 1}, r, slog.New(slog.DiscardHandler))
+	sp, err := spine.Open(t.Context(), c, r, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -60,7 +60,7 @@ func watch(t *testing.T, s *server, token, group string, options map[string]any)
 
 func dial(ctx context.Context, s *server, token, group string, options map[string]any) (*viewer, error) {
 	ws, _, err := websocket.Dial(ctx, strings.Replace(s.http, "http", "ws", 1)+"/live", &websocket.DialOptions{
-		Subprotocols: []string{"millrace.v1"}, HTTPHeader: http.Header{"Authorization": {"Bearer " + token}}})
+		HTTPClient: s.httpClient(), Subprotocols: []string{"millrace.v1"}, HTTPHeader: http.Header{"Authorization": {"Bearer " + token}}})
 	if err != nil {
 		return nil, err
 	}

@@ -49,6 +49,9 @@ type server struct {
 	mqtt string // 127.0.0.1:port
 	done chan struct{}
 
+	mqtts  string       // 127.0.0.1:port, with a certificate
+	client *http.Client // nil: without TLS
+
 	mu  sync.Mutex
 	log bytes.Buffer
 }
@@ -57,6 +60,14 @@ type server struct {
 func start(t *testing.T, args ...string) *server {
 	t.Helper()
 	s := &server{t: t, dir: t.TempDir(), args: args}
+	s.begin()
+	return s
+}
+
+// begin is start for a server that has been prepared.
+func (s *server) begin() {
+	t := s.t
+	t.Helper()
 	os.Chmod(s.dir, 0o755)
 	t.Cleanup(func() {
 		s.kill()
@@ -65,7 +76,6 @@ func start(t *testing.T, args ...string) *server {
 		}
 	})
 	s.run()
-	return s
 }
 
 // run starts the program on the server's data directory; after the first time on the same ports.
@@ -73,7 +83,7 @@ func (s *server) run() {
 	s.t.Helper()
 	httpAddr, mqttAddr := "127.0.0.1:0", "127.0.0.1:0"
 	if s.http != "" {
-		httpAddr, mqttAddr = strings.TrimPrefix(s.http, "http://"), s.mqtt
+		httpAddr, mqttAddr = s.http[strings.Index(s.http, "://")+3:], s.mqtt
 	}
 	s.cmd = exec.Command(binary, append([]string{"serve", "--data-dir", s.dir, "--http-addr", httpAddr, "--mqtt-addr", mqttAddr,
 		"--admin-token", adminToken, "--log-format", "json"}, s.args...)...)
@@ -99,11 +109,15 @@ func (s *server) run() {
 			s.log.Write(lines.Bytes())
 			s.log.WriteByte('\n')
 			s.mu.Unlock()
-			var l struct{ Msg, HTTP, MQTT string }
+			var l struct{ Msg, HTTP, MQTT, MQTTS string }
 			if json.Unmarshal(lines.Bytes(), &l) == nil && l.Msg == "ready" {
 				once.Do(func() {
 					if s.http == "" { // after a restart they are the same, and others read them
-						s.http, s.mqtt = "http://"+l.HTTP, l.MQTT
+						scheme := "http://"
+						if s.client != nil {
+							scheme = "https://"
+						}
+						s.http, s.mqtt, s.mqtts = scheme+l.HTTP, l.MQTT, l.MQTTS
 					}
 					close(ready)
 				})
@@ -121,10 +135,17 @@ func (s *server) run() {
 	s.waitReady()
 }
 
+func (s *server) httpClient() *http.Client {
+	if s.client != nil {
+		return s.client
+	}
+	return http.DefaultClient
+}
+
 func (s *server) waitReady() {
 	s.t.Helper()
 	eventually(s.t, 60*time.Second, "the server is ready", func() bool {
-		res, err := http.Get(s.http + "/readyz")
+		res, err := s.httpClient().Get(s.http + "/readyz")
 		if err != nil {
 			return false
 		}
@@ -191,7 +212,7 @@ func (s *server) callAs(token, method, path string, body any) (int, []byte) {
 	}
 	req.Header.Set("Authorization", "Bearer "+token)
 	req.Header.Set("Content-Type", "application/json")
-	res, err := http.DefaultClient.Do(req)
+	res, err := s.httpClient().Do(req)
 	if err != nil {
 		s.t.Fatalf("%s %s: %v", method, path, err)
 	}
