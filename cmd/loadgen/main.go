@@ -34,6 +34,7 @@ type options struct {
 	FPS      float64       `name:"fps" default:"10" help:"Frames a second that a viewer asks for; 0: as many as there are."`
 	Duration time.Duration `default:"30s" help:"How long devices publish."`
 	Warmup   time.Duration `default:"3s" help:"How long before freshness is measured."`
+	Drain    time.Duration `default:"10s" help:"How long viewers may take to be shown the last sample; what they then have not seen is missing."`
 	Spikes   time.Duration `help:"Let each series have a spike of one sample about this often; every viewer must have been shown the last one, and it says which were not."`
 	Stalled  int           `help:"Viewers of these that stop reading after the warm-up."`
 	Stall    time.Duration `default:"20s" help:"How long they do; then they go on."`
@@ -43,24 +44,63 @@ type options struct {
 	Clean    bool          `help:"Delete the devices and groups at the end."`
 	JSON     bool          `name:"json" help:"Print the result as JSON."`
 	MaxP99   time.Duration `name:"max-p99" help:"Fail if freshness p99 is above this."`
-	Lossless bool          `help:"Fail if a sample, or a spike, is missing."`
+	Lossless bool          `help:"Fail if a sample, or a spike, is missing, or if there was none to be missed."`
 }
 
 func main() {
-	var o options
-	kong.Parse(&o, kong.Name("loadgen"), kong.Description("Simulated devices and viewers against a running Millrace."))
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, o, os.Stdout, os.Stderr); err != nil {
-		fmt.Fprintln(os.Stderr, "loadgen:", err)
-		os.Exit(1)
+	os.Exit(start(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// start runs the command line and returns the exit code: 1 when the run failed or its result is not what was asked for, 2 when the
+// command line is wrong.
+func start(ctx context.Context, args []string, out, progress io.Writer) int {
+	var o options
+	code := -1
+	parser, err := kong.New(&o, kong.Name("loadgen"), kong.Description("Simulated devices and viewers against a running Millrace."),
+		kong.Writers(out, progress), kong.Exit(func(status int) { code = status }))
+	if err == nil {
+		_, err = parser.Parse(args)
+		if code >= 0 { // --help has been answered
+			return code
+		}
 	}
+	if err == nil {
+		err = o.check()
+	}
+	if err != nil {
+		fmt.Fprintln(progress, "loadgen:", err)
+		return 2
+	}
+	if err := run(ctx, o, out, progress); err != nil {
+		fmt.Fprintln(progress, "loadgen:", err)
+		return 1
+	}
+	return 0
+}
+
+// check reports what kong can't know to be wrong.
+func (o *options) check() error {
+	var all []error
+	f := func(wrong bool, what string) {
+		if wrong {
+			all = append(all, errors.New(what))
+		}
+	}
+	f(o.Groups < 1 || o.Devices < o.Groups, "there must be at least one group, and a device in each")
+	f(o.Metrics < 1 || o.Metrics > 99, "--metrics is between 1 and 99")
+	f(!(o.Rate > 0 && o.Rate <= 1e6), "--rate must be above 0")
+	f(o.Viewers < 0 || o.Stalled < 0 || o.Stalled > o.Viewers, "--viewers can't be negative, nor can more be stalled than there are")
+	f(!(o.FPS >= 0) || !(o.Drop >= 0), "--fps and --drop can't be negative")
+	f(o.Duration <= 0, "--duration must be above 0")
+	f(o.Warmup < 0 || o.Drain < 0 || o.Stall < 0 || o.Spikes < 0, "times can't be negative")
+	f(o.MaxP99 > 0 && (o.Warmup >= o.Duration || o.Viewers == o.Stalled), "--max-p99 needs a viewer that does not stall, and --warmup shorter than --duration")
+	f(o.Lossless && o.Viewers == 0, "--lossless needs viewers")
+	return errors.Join(all...)
 }
 
 func run(ctx context.Context, o options, out, progress io.Writer) error {
-	if o.Groups < 1 || o.Devices < o.Groups || o.Metrics < 1 || o.Metrics > 99 || o.Rate <= 0 || o.Stalled > o.Viewers {
-		return errors.New("at least one group, a device in each, 1 to 99 metrics, and no more stalled viewers than viewers")
-	}
 	fmt.Fprintf(progress, "making %d groups and %d devices …\n", o.Groups, o.Devices)
 	s, err := prepare(ctx, o)
 	if err != nil {
@@ -111,7 +151,7 @@ func run(ctx context.Context, o options, out, progress io.Writer) error {
 	own = ownCPU() - own
 
 	// What is under way arrives; a stalled viewer may have some time to go.
-	drain := 10 * time.Second
+	drain := o.Drain
 	if o.Stalled > 0 {
 		drain += o.Stall
 	}

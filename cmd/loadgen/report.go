@@ -19,6 +19,7 @@ type report struct {
 	FramesPerS      float64 `json:"framesPerSecond"` // of all viewers
 	FrameBytes      float64 `json:"bytesPerFrame"`
 	ViewerBytesPerS float64 `json:"viewerBytesPerSecond"`
+	Measured        uint64  `json:"freshnessMeasured"` // points
 	P50             float64 `json:"freshnessP50Ms"`
 	P99             float64 `json:"freshnessP99Ms"`
 	Expected        uint64  `json:"samplesExpected"` // by all viewers together
@@ -75,6 +76,7 @@ func evaluate(o options, f *fleet, viewers []*viewer, lasted time.Duration, befo
 	}
 	r.FramesPerS, r.ViewerBytesPerS = float64(frames)/s, float64(bytes)/s
 	r.FrameBytes = float64(bytes) / float64(max(frames, 1))
+	r.Measured = fresh.total
 	r.P50, r.P99 = fresh.quantile(0.50), fresh.quantile(0.99)
 	return r
 }
@@ -102,6 +104,12 @@ func (r *report) verdict(o options) error {
 	var all []error
 	if o.Lossless && (r.Missing > 0 || r.Surplus > 0 || r.Gaps > 0 || r.SpikesMissing > 0) {
 		all = append(all, errors.New("samples or spikes are missing or there twice"))
+	}
+	if o.Lossless && r.Expected == 0 {
+		all = append(all, errors.New("nothing was published that a viewer could miss"))
+	}
+	if o.MaxP99 > 0 && r.Measured == 0 {
+		all = append(all, errors.New("freshness could not be measured"))
 	}
 	if o.MaxP99 > 0 && r.P99 > float64(o.MaxP99.Milliseconds()) {
 		all = append(all, fmt.Errorf("freshness p99 is %.0f ms, more than %v", r.P99, o.MaxP99))

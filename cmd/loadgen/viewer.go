@@ -216,9 +216,12 @@ func (h *histogram) merge(o *histogram) {
 	h.total += o.total
 }
 
-// quantile returns the upper end of the bin in which the q-th part lies.
+// quantile returns the upper end of the bin in which the q-th part lies: at least that part took no longer. 0 if nothing was measured.
 func (h *histogram) quantile(q float64) float64 {
-	left := uint64(q * float64(h.total))
+	if h.total == 0 {
+		return 0
+	}
+	left := min(uint64(q*float64(h.total)), h.total-1)
 	for i, n := range h.bins {
 		if left < uint64(n) {
 			return float64(i + 1)
