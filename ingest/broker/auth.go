@@ -27,7 +27,13 @@ func (h *hook) OnConnect(cl *mqtt.Client, pk packets.Packet) error {
 	c := of(cl)
 	c.client, c.version = cl, cl.Properties.ProtocolVersion
 	h.keepAlive(cl)
-	code := h.b.signIn(c, pk)
+	if c.emptyWill {
+		cl.Properties.Will.Payload = nil
+	}
+	code := extended(&pk)
+	if code == packets.CodeSuccess {
+		code = h.b.signIn(c, pk)
+	}
 	if code == packets.CodeSuccess {
 		code = h.b.admit(c, pk)
 	}

@@ -31,6 +31,7 @@ type conn struct {
 	id         string // mochi's client identifier: device/identifier
 	prefix     string // devices/{device}/
 	version    byte   // 3, 4 or 5
+	emptyWill  bool   // mochi was shown one that is not
 	session    *session
 
 	// Of the packet being read, and what goes with it; the read goroutine's.

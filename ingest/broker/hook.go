@@ -58,7 +58,15 @@ func (h *hook) OnPacketRead(cl *mqtt.Client, pk packets.Packet) (packets.Packet,
 		}
 		c.delayed = c.delayed[:0]
 	}
+	if breach(&pk) {
+		c.stop(packets.ErrProtocolViolation)
+		return pk, packets.ErrRejectPacket
+	}
 	switch pk.FixedHeader.Type {
+	case packets.Connect:
+		if c.client == nil { // a second one is an error
+			c.adapt(&pk)
+		}
 	case packets.Publish:
 		c.publish = publish{qos: pk.FixedHeader.Qos, packet: pk.PacketID}
 		if pk.FixedHeader.Qos > 0 && pk.PacketID == 0 || pk.FixedHeader.Qos == 0 && pk.FixedHeader.Dup {
@@ -82,6 +90,11 @@ func (h *hook) OnPacketRead(cl *mqtt.Client, pk packets.Packet) (packets.Packet,
 	case packets.Subscribe, packets.Unsubscribe:
 		if pk.PacketID != 0 { // mochi refuses it otherwise
 			c.request, pk.PacketID, pk.FixedHeader.Qos = pk.PacketID, 0, 0 // a 0 that mochi takes for valid
+		}
+		for i, sub := range pk.Filters {
+			if pk.FixedHeader.Type == packets.Subscribe && !wellFormed(sub.Filter) {
+				pk.Filters[i].Filter = "" // so that mochi sees it, too
+			}
 		}
 	}
 	return pk, nil
@@ -288,7 +301,7 @@ func (h *hook) OnSubscribed(cl *mqtt.Client, pk packets.Packet, codes []byte) {
 		if codes[i] < packets.ErrUnspecifiedError.Code {
 			h.b.subscribed.Store(true)
 			h.b.store.putSubscription(cl, sub)
-		} else if !h.OnACLCheck(cl, sub.Filter, false) {
+		} else if sub.Filter != "" && !h.OnACLCheck(cl, sub.Filter, false) {
 			h.b.foreign.Add(1)
 			_ = c.reject(sub.Filter, "topic", "a device may subscribe only below "+c.prefix, devices.ErrForbidden)
 		}
@@ -343,6 +356,8 @@ func (h *hook) connack(c *conn, pk *packets.Packet) {
 		return
 	}
 	switch code := pk.ReasonCode; {
+	case c.version != 3 && c.version != 4:
+		pk.ReasonCode = packets.Err3UnsupportedProtocolVersion.Code // MQTT 3.1.1, 3.1.2.2
 	case code <= 5:
 	case code == packets.ErrUnspecifiedError.Code:
 		pk.ReasonCode = packets.Err3ClientIdentifierNotValid.Code // no identifier, but a session to keep
@@ -446,6 +461,7 @@ func (h *hook) OnClientExpired(cl *mqtt.Client) {
 func (h *hook) OnWillSent(cl *mqtt.Client, pk packets.Packet) {
 	name, _, _ := strings.Cut(cl.ID, "/")
 	metric, ok := telemetryTopic(pk.TopicName, "devices/"+name+"/")
+	ok = ok && !(pk.FixedHeader.Retain && len(pk.Payload) == 0) // clears the retained message
 	if d := h.b.cat.Device(devices.ID(name)); ok && d != nil && !h.b.open {
 		h.b.intake.Handle(&ingest.Message{
 			Protocol: ingest.MQTT, Device: d, Metric: metric, Topic: pk.TopicName, Payload: pk.Payload, Recv: time.Now().UnixMilli(),
