@@ -65,6 +65,11 @@ function upgrade(root: ParentNode): void {
 upgrade(document);
 document.addEventListener("htmx:load", (e) => upgrade(e.target as HTMLElement));
 
+// ── on a phone the places are a row that scrolls: where one is, is in view
+const here = document.querySelector(".side [aria-current]");
+const row = here?.closest(".side");
+if (here && row && row.scrollWidth > row.clientWidth) here.scrollIntoView({ block: "nearest", inline: "center", behavior: "instant" });
+
 // ── the tree
 document.addEventListener("click", (e) => {
   const b = (e.target as HTMLElement).closest<HTMLElement>("[data-expand]");

@@ -427,12 +427,14 @@ export class Chart implements Task {
   }
 }
 
-const HOUR = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
-const SECOND = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const HOUR = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+const SECOND = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
 
-function timeLabels(_: uPlot, vs: number[]): string[] {
-  const f = vs.length > 1 && vs[1] - vs[0] < 60_000 ? SECOND : HOUR;
-  return vs.map((v) => f.format(v));
+// A label that would be cut at the right edge is left out.
+function timeLabels(u: uPlot, vs: number[]): string[] {
+  const [f, half] = vs.length > 1 && vs[1] - vs[0] < 60_000 ? [SECOND, 26] : [HOUR, 17];
+  const most = u.over.clientWidth - half + 10; // px; the plot's right padding is 10
+  return vs.map((v) => (u.valToPos(v, "x") > most ? "" : f.format(v)));
 }
 
 function labels(vs: number[]): string[] {

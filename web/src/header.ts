@@ -60,7 +60,7 @@ export class Header {
     if (!c || !this.live.offsetKnown) return;
     c.hidden = false;
     const d = new Date(this.live.now());
-    const time = d.toLocaleTimeString("en-GB", { hour12: false, timeZoneName: "short" });
+    const time = d.toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23", timeZoneName: "short" });
     const off = Math.abs(this.live.offset);
     // A second of network delay looks like a clock that is off, and so does a second off: both are worth a mark.
     const mark = off > 1000 ? `this device ${(off / 1000).toFixed(off < 9950 ? 1 : 0)} s ${this.live.offset > 0 ? "behind" : "ahead"}` : "";
