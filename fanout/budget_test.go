@@ -309,3 +309,24 @@ func TestPoolFits(t *testing.T) {
 		t.Errorf("holds %d bytes", p.held)
 	}
 }
+
+// The wheel of freshness does not keep what it once held in each of its slots.
+func TestWheelIsSmall(t *testing.T) {
+	const series = 1000
+	e := site(series, 10)
+	now := time.Unix(1_795_000_000, 0)
+	for range 2 * len(e.wheel.slots) {
+		now = now.Add(time.Duration(wheelStep))
+		e.Offer(batch(series, 0, series, now.UnixMilli()))
+		e.step(now)
+	}
+	kept := 0
+	for _, list := range [][][]look{e.wheel.slots[:], e.wheel.free} {
+		for _, looks := range list {
+			kept += cap(looks)
+		}
+	}
+	if kept > 20*series || e.wheel.held > 2*series {
+		t.Errorf("room for %d looks, %d held, of %d series", kept, e.wheel.held, series)
+	}
+}

@@ -102,7 +102,10 @@ type wheel struct {
 	slots [1024][]look
 	turn  int64 // steps done
 	held  int
+	free  [][]look // of slots that were worked off, at most wheelFree: those a second ahead, where most looks are planned
 }
+
+const wheelFree = 16
 
 const wheelStep = int64(100 * time.Millisecond)
 
@@ -116,6 +119,10 @@ func (w *wheel) plan(l look, t, ms int64) {
 	at := (t+max(ms, 0)*int64(time.Millisecond))/wheelStep + 1
 	at = min(max(at, w.turn+1), w.turn+int64(len(w.slots))-1)
 	slot := &w.slots[at%int64(len(w.slots))]
+	if k := len(w.free); *slot == nil && k > 0 {
+		*slot = w.free[k-1]
+		w.free = w.free[:k-1]
+	}
 	*slot = append(*slot, l)
 	w.held++
 }
@@ -170,8 +177,8 @@ func (e *Engine) freshen(now time.Time, t int64) {
 			e.unlockIn()
 			part = part[n:]
 		}
-		if *slot == nil {
-			*slot = looks[:0]
+		if cap(looks) > 0 && len(w.free) < wheelFree {
+			w.free = append(w.free, looks[:0])
 		}
 	}
 }
