@@ -110,10 +110,15 @@ func (a *App) headers(c *fiber.Ctx) error {
 	return c.Next()
 }
 
-// deadline ends the context of requests that take too long; Fiber ends it neither then nor when the client leaves.
+// deadline ends the context of requests that take too long; Fiber ends it neither then nor when the client leaves. What comes
+// after, an error page above all, is rendered in the context of before: a page is not rendered in one that is over.
 func (a *App) deadline(c *fiber.Ctx) error {
-	ctx, cancel := context.WithTimeoutCause(c.UserContext(), a.c.RequestTimeout, fmt.Errorf("over %v: %w", a.c.RequestTimeout, context.DeadlineExceeded))
-	defer cancel()
+	before := c.UserContext()
+	ctx, cancel := context.WithTimeoutCause(before, a.c.RequestTimeout, fmt.Errorf("over %v: %w", a.c.RequestTimeout, context.DeadlineExceeded))
+	defer func() {
+		cancel()
+		c.SetUserContext(before)
+	}()
 	c.SetUserContext(ctx)
 	return c.Next()
 }
