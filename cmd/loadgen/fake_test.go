@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -39,6 +40,8 @@ type fake struct {
 	devices  map[string]devices.GroupPath
 	messages int
 	deleted  int
+	memory   int // bytes, as /metrics tells
+	leak     int // bytes that come to it whenever it is asked for
 }
 
 type fakeGroup struct {
@@ -51,7 +54,7 @@ type fakeGroup struct {
 const token = "mrt_00000000000000000000"
 
 func newFake(t *testing.T) *fake {
-	s := &fake{t: t, groups: map[devices.GroupPath]*fakeGroup{}, devices: map[string]devices.GroupPath{}}
+	s := &fake{t: t, groups: map[devices.GroupPath]*fakeGroup{}, devices: map[string]devices.GroupPath{}, memory: 25_000_000}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /api/v1/groups", s.postGroup)
 	mux.HandleFunc("POST /api/v1/devices", s.postDevice)
@@ -73,7 +76,10 @@ func newFake(t *testing.T) *fake {
 		answer(w, 200, `{}`)
 	})
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
-		answer(w, 200, "# HELP x\nprocess_cpu_seconds_total 1.5\nprocess_resident_memory_bytes 2.5e+07\n")
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		answer(w, 200, fmt.Sprintf("# HELP x\nprocess_cpu_seconds_total 1.5\nprocess_resident_memory_bytes %e\n", float64(s.memory)))
+		s.memory += s.leak
 	})
 	mux.HandleFunc("GET /live", s.view)
 	s.http = httptest.NewServer(mux)

@@ -21,30 +21,32 @@ import (
 
 // options are the command line.
 type options struct {
-	Server   string        `default:"http://localhost:8080" help:"The server's HTTP address."`
-	MQTT     string        `default:"localhost:1883" help:"host:port of its MQTT broker."`
-	Token    string        `required:"" env:"MILLRACE_ADMIN_TOKEN" help:"API token of a site admin, which makes the devices and groups and views them."`
-	Protocol string        `enum:"mqtt,http" default:"mqtt" help:"How devices publish: mqtt or http."`
-	QoS      int           `name:"qos" enum:"0,1" default:"0" help:"Quality of service of MQTT messages: 0 or 1."`
-	Devices  int           `default:"1000" help:"Devices, each with a connection of its own."`
-	Groups   int           `default:"10" help:"Groups that the devices are spread over."`
-	Metrics  int           `default:"5" help:"Metrics in a message."`
-	Rate     float64       `default:"10" help:"Messages a second of each device."`
-	Viewers  int           `default:"200" help:"Viewers, spread over the groups."`
-	FPS      float64       `name:"fps" default:"10" help:"Frames a second that a viewer asks for; 0: as many as there are."`
-	Duration time.Duration `default:"30s" help:"How long devices publish."`
-	Warmup   time.Duration `default:"3s" help:"How long before freshness is measured."`
-	Drain    time.Duration `default:"10s" help:"How long viewers may take to be shown the last sample; what they then have not seen is missing."`
-	Spikes   time.Duration `help:"Let each series have a spike of one sample about this often; every viewer must have been shown the last one, and it says which were not."`
-	Stalled  int           `help:"Viewers of these that stop reading after the warm-up."`
-	Stall    time.Duration `default:"20s" help:"How long they do; then they go on."`
-	Drop     float64       `help:"Connections of viewers cut off a second, which then resume. Counts must still add up."`
-	Pid      int           `help:"Process id of the server, to read its CPU and memory from /proc; else /metrics is asked."`
-	Prefix   string        `default:"load" help:"Begins the names of the devices, and is the group above theirs."`
-	Clean    bool          `help:"Delete the devices and groups at the end."`
-	JSON     bool          `name:"json" help:"Print the result as JSON."`
-	MaxP99   time.Duration `name:"max-p99" help:"Fail if freshness p99 is above this."`
-	Lossless bool          `help:"Fail if a sample, or a spike, is missing, or if there was none to be missed."`
+	Server    string        `default:"http://localhost:8080" help:"The server's HTTP address."`
+	MQTT      string        `default:"localhost:1883" help:"host:port of its MQTT broker."`
+	Token     string        `required:"" env:"MILLRACE_ADMIN_TOKEN" help:"API token of a site admin, which makes the devices and groups and views them."`
+	Protocol  string        `enum:"mqtt,http" default:"mqtt" help:"How devices publish: mqtt or http."`
+	QoS       int           `name:"qos" enum:"0,1" default:"0" help:"Quality of service of MQTT messages: 0 or 1."`
+	Devices   int           `default:"1000" help:"Devices, each with a connection of its own."`
+	Groups    int           `default:"10" help:"Groups that the devices are spread over."`
+	Metrics   int           `default:"5" help:"Metrics in a message."`
+	Rate      float64       `default:"10" help:"Messages a second of each device."`
+	Viewers   int           `default:"200" help:"Viewers, spread over the groups."`
+	FPS       float64       `name:"fps" default:"10" help:"Frames a second that a viewer asks for; 0: as many as there are."`
+	Duration  time.Duration `default:"30s" help:"How long devices publish."`
+	Warmup    time.Duration `default:"3s" help:"How long before freshness is measured."`
+	Drain     time.Duration `default:"10s" help:"How long viewers may take to be shown the last sample; what they then have not seen is missing."`
+	Spikes    time.Duration `help:"Let each series have a spike of one sample about this often; every viewer must have been shown the last one, and it says which were not."`
+	Stalled   int           `help:"Viewers of these that stop reading after the warm-up."`
+	Stall     time.Duration `default:"20s" help:"How long they do; then they go on."`
+	Drop      float64       `help:"Connections of viewers cut off a second, which then resume. Counts must still add up."`
+	Pid       int           `help:"Process id of the server, to read its CPU and memory from /proc; else /metrics is asked."`
+	Settle    time.Duration `default:"60s" help:"How long the memory of the server may rise until --max-growth looks at it."`
+	Prefix    string        `default:"load" help:"Begins the names of the devices, and is the group above theirs."`
+	Clean     bool          `help:"Delete the devices and groups at the end."`
+	JSON      bool          `name:"json" help:"Print the result as JSON."`
+	MaxP99    time.Duration `name:"max-p99" help:"Fail if freshness p99 is above this."`
+	MaxGrowth uint64        `help:"Fail if the server's memory has its peak, in the second half of what follows --settle, more than so many bytes above that of the first."`
+	Lossless  bool          `help:"Fail if a sample, or a spike, is missing, or if there was none to be missed."`
 }
 
 func main() {
@@ -96,6 +98,7 @@ func (o *options) check() error {
 	f(o.Duration <= 0, "--duration must be above 0")
 	f(o.Warmup < 0 || o.Drain < 0 || o.Stall < 0 || o.Spikes < 0, "times can't be negative")
 	f(o.MaxP99 > 0 && (o.Warmup >= o.Duration || o.Viewers == o.Stalled), "--max-p99 needs a viewer that does not stall, and --warmup shorter than --duration")
+	f(o.MaxGrowth > 0 && o.Settle >= o.Duration, "--max-growth needs --settle shorter than --duration")
 	f(o.Lossless && o.Viewers == 0, "--lossless needs viewers")
 	return errors.Join(all...)
 }
@@ -143,6 +146,8 @@ func run(ctx context.Context, o options, out, progress io.Writer) error {
 	started := time.Now()
 	publishing, stopPublishing := context.WithTimeout(ctx, o.Duration)
 	defer stopPublishing()
+	var mem memory
+	watching.Go(func() { mem.watch(publishing, s, o) })
 	if err := fleet.publish(publishing); err != nil {
 		return err
 	}
@@ -164,6 +169,7 @@ func run(ctx context.Context, o options, out, progress io.Writer) error {
 	stopViewing()
 	watching.Wait()
 	r := evaluate(o, fleet, viewers, lasted, before, after, own)
+	r.ServerPeak, r.ServerCrept = mem.peaks[1], int64(mem.peaks[1])-int64(mem.peaks[0])
 	if o.JSON {
 		err = json.NewEncoder(out).Encode(r)
 	} else {

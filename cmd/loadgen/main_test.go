@@ -133,6 +133,25 @@ func TestNothingMeasured(t *testing.T) {
 	}
 }
 
+// Memory that goes on growing is told from memory that is only large.
+func TestMemory(t *testing.T) {
+	s := newFake(t)
+	args := []string{"--settle", "100ms", "--max-growth", "5000"}
+	if r, _ := s.load(t, 0, args...); r.ServerPeak != 25_000_000 || r.ServerCrept != 0 {
+		t.Errorf("%+v", r)
+	}
+	s = newFake(t)
+	s.leak = 1000 // asked every 10 ms for 200 ms
+	if r, said := s.load(t, 1, args[0], args[1], args[2], "1000"); r.ServerCrept <= 1000 || !strings.Contains(said, "went on growing") {
+		t.Errorf("%+v, %s", r, said)
+	}
+	s = newFake(t)
+	s.memory = 0
+	if _, said := s.load(t, 1, args...); !strings.Contains(said, "could not be measured") {
+		t.Error(said)
+	}
+}
+
 // What is there from an earlier run is used again, and taken away if that is asked for.
 func TestAgainAndClean(t *testing.T) {
 	s := newFake(t)
@@ -169,6 +188,7 @@ func TestCommandLine(t *testing.T) {
 	f(2, "--protocol", "--protocol", "smoke")
 	f(2, "--qos", "--qos", "2")
 	f(2, "--max-p99", "--max-p99", "1s", "--duration", "2s", "--warmup", "3s")
+	f(2, "--max-growth", "--max-growth", "1")
 	f(2, "--lossless", "--lossless", "--viewers", "0")
 	f(1, "server address", "--server", "ftp://x")
 }

@@ -33,6 +33,8 @@ type report struct {
 	ServerCores     float64 `json:"serverCores"`
 	ServerBytes     uint64  `json:"serverResidentBytes"`
 	ServerGrown     int64   `json:"serverGrownBytes"`
+	ServerPeak      uint64  `json:"serverPeakBytes"`  // in the second half of what follows --settle; 0: not measured
+	ServerCrept     int64   `json:"serverCreptBytes"` // by which that is above the peak of the first half
 	OwnCores        float64 `json:"loadgenCores"`
 }
 
@@ -96,6 +98,9 @@ func (r *report) print(w io.Writer) {
 		line("spikes", "%d of %d not shown", r.SpikesMissing, r.Spikes)
 	}
 	line("server", "%.2f cores, %.0f MB resident (%+.1f MB)", r.ServerCores, float64(r.ServerBytes)/1e6, float64(r.ServerGrown)/1e6)
+	if r.ServerPeak > 0 {
+		line("", "at most %.0f MB after it had levelled out, %+.1f MB from the first half of that time to the second", float64(r.ServerPeak)/1e6, float64(r.ServerCrept)/1e6)
+	}
 	line("loadgen", "%.2f cores", r.OwnCores)
 }
 
@@ -107,6 +112,11 @@ func (r *report) verdict(o options) error {
 	}
 	if o.Lossless && r.Expected == 0 {
 		all = append(all, errors.New("nothing was published that a viewer could miss"))
+	}
+	if o.MaxGrowth > 0 && r.ServerPeak == 0 {
+		all = append(all, errors.New("the server's memory could not be measured"))
+	} else if o.MaxGrowth > 0 && r.ServerCrept > int64(o.MaxGrowth) {
+		all = append(all, fmt.Errorf("the server's memory went on growing, by %d bytes", r.ServerCrept))
 	}
 	if o.MaxP99 > 0 && r.Measured == 0 {
 		all = append(all, errors.New("freshness could not be measured"))

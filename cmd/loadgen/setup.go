@@ -123,6 +123,32 @@ func (s *site) usage(ctx context.Context, pid int) (u usage) {
 	return u
 }
 
+// memory is the peak of the server's memory in the first and in the second half of the time after it was to settle. It rises and
+// falls with garbage, so single values say little.
+type memory struct{ peaks [2]uint64 }
+
+// watch fills it until ctx ends.
+func (m *memory) watch(ctx context.Context, s *site, o options) {
+	watched := o.Duration - o.Settle
+	if watched <= 0 {
+		return
+	}
+	begin := time.Now().Add(o.Settle)
+	tick := time.NewTicker(min(watched/20+1, time.Second))
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-tick.C:
+			if past := now.Sub(begin); past >= 0 {
+				half := &m.peaks[min(int(2*past/watched), 1)]
+				*half = max(*half, s.usage(ctx, o.Pid).resident)
+			}
+		}
+	}
+}
+
 // processUsage reads /proc/pid/stat: utime and stime are fields 14 and 15 in ticks of 1/100 s, rss field 24 in pages (proc(5)).
 func processUsage(pid int) (u usage) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
