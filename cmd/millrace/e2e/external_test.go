@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -99,19 +100,20 @@ func TestExternalMosquitto(t *testing.T) {
 }
 
 // Devices and viewers in numbers, some of them stalled or cut off again and again, over the real line: every sample is counted by every
-// viewer, and every spike is shown. MILLRACE_MINUTES makes it long.
+// viewer, and every spike is shown; and the server's memory levels out. MILLRACE_MINUTES makes it long.
 func TestLoad(t *testing.T) {
 	s := start(t)
 	loadgen := filepath.Join(filepath.Dir(binary), "loadgen")
 	if out, err := exec.Command("go", "build", "-o", loadgen, "millrace/cmd/loadgen").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	duration := "8s"
-	if m := os.Getenv("MILLRACE_MINUTES"); m != "" {
-		duration = m + "m"
+	duration := 8 * time.Second
+	if m, err := strconv.Atoi(os.Getenv("MILLRACE_MINUTES")); err == nil {
+		duration = time.Duration(m) * time.Minute
 	}
 	out, err := exec.Command(loadgen, "--server", s.http, "--mqtt", s.mqtt, "--token", adminToken, "--pid", itoa(s.cmd.Process.Pid), "--devices", "100",
-		"--groups", "4", "--viewers", "20", "--fps", "10", "--qos", "1", "--stalled", "2", "--stall", "4s", "--drop", "2", "--spikes", "1s", "--duration", duration, "--lossless").CombinedOutput()
+		"--groups", "4", "--viewers", "20", "--fps", "10", "--qos", "1", "--stalled", "2", "--stall", "4s", "--drop", "2", "--spikes", "1s", "--duration", duration.String(),
+		"--lossless", "--settle", (duration / 4).String(), "--max-growth", itoa(32<<20)).CombinedOutput()
 	if err != nil {
 		t.Errorf("loadgen: %v", err)
 	}
