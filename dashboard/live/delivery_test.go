@@ -260,3 +260,34 @@ func TestResumes(t *testing.T) {
 		_ = c.ws.CloseNow()
 	}
 }
+
+// With frames the time goes along; it is told as often as without.
+func TestTimeWithFrames(t *testing.T) {
+	p := newPlace(t, 2)
+	c := p.dial("all")
+	c.send(`{"type":"subscribe","id":1,"group":"hall","format":"json","credit":"auto"}`)
+	c.next("frame")
+	var told []int64
+	for v := 1.0; len(told) < 4; v++ {
+		p.offer("d1", v)
+		for {
+			m, err := c.try("")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if m.Type == "time" {
+				told = append(told, m.At)
+				continue
+			}
+			if m.Type != "frame" || len(m.Points) != 1 || m.Points[0].Last != v {
+				t.Fatalf("after %v came %+v", v, m)
+			}
+			break
+		}
+	}
+	for i, at := range told[1:] {
+		if after := at - told[i]; after < 600 || after > 1000 {
+			t.Errorf("the time was told after %d ms", after)
+		}
+	}
+}

@@ -14,8 +14,12 @@ import (
 	"millrace/fanout"
 )
 
-// timeEvery is how often the server's time is told at the latest: the protocol says each second.
-const timeEvery = 900 * time.Millisecond
+// The server's time is told after timeEvery at the latest: the protocol says each second. After timeAlong it goes along with a frame,
+// which spares a write(2) and a wake-up.
+const (
+	timeEvery = 900 * time.Millisecond
+	timeAlong = 700 * time.Millisecond
+)
 
 // A session is one viewer's WebSocket. The reading goroutine only puts messages into the inbox; the writing one does what
 // they ask and owns all the rest. So answers and frames are in order, and a viewer that takes nothing holds up itself.
@@ -147,49 +151,58 @@ func (s *session) Write(now time.Time) (rest time.Duration, err error) {
 		if err == nil && now.Sub(s.told) >= timeEvery {
 			*buf = s.appendTime(*buf, now)
 		}
-		if len(*buf) > 0 {
-			if failed := s.conn.Send(*buf); failed != nil {
+		if err != nil {
+			if failed := s.flush(buf); failed != nil {
 				return 0, failed
 			}
+			return 0, err
 		}
+		more, sent, err := s.frames(buf, now)
 		if err != nil {
 			return 0, err
 		}
-		more, err := s.frames(buf, now)
-		if err != nil {
-			return 0, err
+		if sent { // which may have taken long
+			now = time.Now()
 		}
-		if now = time.Now(); !more && now.Sub(s.told) < timeEvery {
+		if !more && now.Sub(s.told) < timeEvery {
 			return timeEvery - now.Sub(s.told), nil
 		}
 	}
 }
 
-// frames sends at most one update of each subscription, so that none waits for another's second one. It reports whether there
-// may be more to do at once.
-func (s *session) frames(buf *[]byte, now time.Time) (more bool, err error) {
+// flush sends what is in buf.
+func (s *session) flush(buf *[]byte) error {
+	if len(*buf) == 0 {
+		return nil
+	}
+	err := s.conn.Send(*buf)
+	*buf = (*buf)[:0]
+	return err
+}
+
+// join is the size up to which a frame is copied behind other messages, so that one write(2) sends them; most are shorter.
+const join = 16 << 10
+
+// frames sends what is in buf, and at most one update of each subscription, so that none waits for another's second one. It
+// reports whether there may be more to do at once, and whether it sent anything.
+func (s *session) frames(buf *[]byte, now time.Time) (more, sent bool, err error) {
 	for i := 0; i < len(s.subs); i++ {
 		if s.viewer.recheck.Load() {
-			return true, nil
+			more = true
+			break
 		}
 		sub := s.subs[i]
 		u, ok := sub.Next(now)
 		if !ok {
 			if sub.Err() != nil {
-				*buf = s.closed((*buf)[:0], i, reasonGone)
+				*buf = s.closed(*buf, i, reasonGone)
 				i--
-				if err := s.conn.Send(*buf); err != nil {
-					return false, err
-				}
 			}
 			continue
 		}
 		more = true
 		if len(u.Added)+len(u.Removed) > 0 {
-			*buf = appendMessage((*buf)[:0], seriesMessage{"series", sub.id, members(u.Added), orEmpty(u.Removed)})
-			if err := s.conn.Send(*buf); err != nil {
-				return false, err
-			}
+			*buf = appendMessage(*buf, seriesMessage{"series", sub.id, members(u.Added), orEmpty(u.Removed)})
 		}
 		if u.Frame == nil {
 			continue
@@ -200,14 +213,28 @@ func (s *session) frames(buf *[]byte, now time.Time) (more bool, err error) {
 		if u.Frame.Snapshot {
 			s.h.snapshots.Add(1)
 		}
-		if err := s.conn.Send(p); err != nil {
-			return false, err
+		sent = true
+		if now.Sub(s.told) >= timeAlong {
+			*buf = s.appendTime(*buf, now)
+		}
+		if len(*buf) > 0 && len(p) <= join {
+			*buf = append(*buf, p...)
+			p = nil
+		}
+		if err := s.flush(buf); err != nil {
+			return false, sent, err
+		}
+		if p != nil {
+			if err := s.conn.Send(p); err != nil {
+				return false, sent, err
+			}
 		}
 		if sub.auto {
 			sub.Painted(u.Frame.Seq)
 		}
 	}
-	return more, nil
+	sent = sent || len(*buf) > 0
+	return more, sent, s.flush(buf)
 }
 
 // answer does what the waiting messages ask and appends the answers.

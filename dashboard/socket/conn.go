@@ -43,7 +43,7 @@ type Conn struct {
 	server *Server
 	ws     *websocket.Conn // reads only; all writes go around it, see Send
 	net    net.Conn        // below fasthttp's wrapper, whose Close does nothing
-	wake   chan struct{}
+	wake   chan bool       // cap 1: look again for what is due; true: for something new
 
 	heard  atomic.Int64 // Unix seconds of the last byte read
 	pinged int64        // Unix seconds of the last ping asked for; the keep-alive's own
@@ -51,7 +51,9 @@ type Conn struct {
 
 	session Session
 	writers sync.WaitGroup // the writing goroutine, while there is one
-	timer   *time.Timer    // starts it when the session's rest is over
+	timer   *time.Timer    // rouses it when the session's rest is over
+	armed   atomic.Bool    // the timer runs
+	due     time.Time      // with armed: when it fires; the writing goroutine's
 
 	mu      sync.Mutex
 	running bool // there is a writing goroutine
@@ -75,7 +77,7 @@ func (c *Conn) rouse(busy bool) {
 	case c.over:
 	case c.running:
 		select {
-		case c.wake <- struct{}{}: // under the lock, so that a goroutine about to end sees it
+		case c.wake <- busy: // under the lock, so that a goroutine about to end sees it
 		default:
 		}
 	default:
@@ -89,7 +91,10 @@ func (c *Conn) rouse(busy bool) {
 func (c *Conn) begin(s Session) {
 	c.session = s
 	c.mu.Lock()
-	c.timer = time.AfterFunc(time.Hour, func() { c.rouse(false) })
+	c.timer = time.AfterFunc(time.Hour, func() {
+		c.armed.Store(false)
+		c.rouse(false)
+	})
 	c.over = false
 	c.mu.Unlock()
 	c.Wake()
@@ -167,11 +172,7 @@ func (c *Conn) write(busy bool) {
 			c.finish()
 		}
 	}()
-	var woken time.Time
-	if busy {
-		woken = time.Now()
-	}
-	var pause *time.Timer
+	var woken time.Time // for something new
 	for {
 		if err := c.control(); err != nil {
 			if err != errEnded {
@@ -181,34 +182,40 @@ func (c *Conn) write(busy bool) {
 			return
 		}
 		now := time.Now()
+		if busy {
+			woken = now
+		}
 		rest, err := c.session.Write(now)
 		if err != nil {
 			c.fail(err)
+			busy = false
 			continue // to control, which sends the close frame
 		}
+		c.arm(now, rest)
 		if now.Sub(woken) >= linger {
-			if c.rest(rest) {
+			if c.rest() {
 				return
 			}
-			woken = now
+			busy = true
 			continue
 		}
-		if pause == nil {
-			pause = time.NewTimer(rest)
-			defer pause.Stop()
-		} else {
-			pause.Reset(rest)
-		}
-		select {
-		case <-c.wake:
-			woken = time.Now()
-		case <-pause.C:
-		}
+		busy = <-c.wake
 	}
 }
 
+// arm sets the timer for when the rest is over, or lets it fire a little before: to set it after every message would cost more.
+func (c *Conn) arm(now time.Time, rest time.Duration) {
+	due := now.Add(rest)
+	if early := due.Sub(c.due); c.armed.Load() && early >= 0 && early < timerSlack {
+		return
+	}
+	c.due = due
+	c.armed.Store(true)
+	c.timer.Reset(rest)
+}
+
 // rest lets the goroutine end until the timer or Wake starts another; false when it was woken meanwhile.
-func (c *Conn) rest(d time.Duration) bool {
+func (c *Conn) rest() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	select {
@@ -217,7 +224,6 @@ func (c *Conn) rest(d time.Duration) bool {
 	default:
 	}
 	c.running = false
-	c.timer.Reset(d)
 	return true
 }
 

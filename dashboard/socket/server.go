@@ -35,6 +35,7 @@ const (
 	deadAfter  = 150 * time.Second
 	sweepEvery = 10 * time.Second
 	linger     = 2 * time.Second // of a writing goroutine after something new
+	timerSlack = 500 * time.Millisecond
 	closeWait  = 2 * time.Second // for the peer to take our close frame and to answer it
 	keepBuffer = 16 << 10        // larger read buffers are not kept for the next message of anybody
 	sendBuffer = 128 << 10       // of the kernel, so that a stalled viewer finds little that is old when it wakes
@@ -145,7 +146,7 @@ func (s *Server) accept(ws *websocket.Conn) {
 	if u, ok := raw.(interface{ UnsafeConn() net.Conn }); ok {
 		raw = u.UnsafeConn()
 	}
-	conn := &Conn{server: s, ws: ws, net: raw, wake: make(chan struct{}, 1), over: true}
+	conn := &Conn{server: s, ws: ws, net: raw, wake: make(chan bool, 1), over: true}
 	conn.heard.Store(time.Now().Unix())
 	if tcp := tcpOf(raw); tcp != nil {
 		_ = tcp.SetWriteBuffer(sendBuffer)

@@ -224,3 +224,75 @@ func FuzzPayload(f *testing.F) {
 		}
 	})
 }
+
+// sleeper rests as long as it is told, and says when it is asked.
+type sleeper struct {
+	rests chan time.Duration
+	asked chan time.Time
+}
+
+func (s *sleeper) Message(bool, []byte) error { return nil }
+
+func (s *sleeper) Write(now time.Time) (time.Duration, error) {
+	s.asked <- now
+	return <-s.rests, nil
+}
+
+func (s *sleeper) End() {}
+
+// The timer is not set anew for each rest; yet no rest may last longer than it should, whatever came before it, and also when the
+// writing goroutine has ended meanwhile.
+func TestRestEnds(t *testing.T) {
+	s := New(Config{Subprotocols: []string{"test"}, MaxMessage: 1000}, slog.New(slog.DiscardHandler))
+	near, far := net.Pipe()
+	defer far.Close()
+	conn := &Conn{server: s, net: near, wake: make(chan bool, 1), over: true}
+	session := &sleeper{make(chan time.Duration), make(chan time.Time)}
+	conn.begin(session)
+	asked := <-session.asked
+	f := func(rest time.Duration, wake bool) {
+		t.Helper()
+		session.rests <- rest
+		if wake {
+			conn.Wake()
+		}
+		select {
+		case now := <-session.asked:
+			if took := now.Sub(asked); !wake && took > rest+500*time.Millisecond {
+				t.Errorf("asked after %v, want %v", took, rest)
+			}
+			asked = now
+		case <-time.After(10 * time.Second):
+			t.Fatalf("not asked after a rest of %v", rest)
+		}
+	}
+	f(time.Hour, true)
+	f(time.Hour, true)
+	f(20*time.Millisecond, false) // the timer must come forward
+	f(time.Hour, true)
+	for range 3 {
+		f(700*time.Millisecond, true)
+		f(30*time.Millisecond, false)
+	}
+	f(900*time.Millisecond, false)
+	f(900*time.Millisecond, false)
+	f(900*time.Millisecond, false) // by now the goroutine does not linger any more
+	f(20*time.Millisecond, false)
+	f(time.Hour, true)
+	conn.hangup()
+	session.rests <- time.Hour
+	for {
+		conn.mu.Lock()
+		over := conn.over
+		conn.mu.Unlock()
+		if over {
+			break
+		}
+		select {
+		case <-session.asked:
+			session.rests <- time.Hour
+		case <-time.After(time.Millisecond):
+		}
+	}
+	conn.writers.Wait()
+}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -35,30 +36,50 @@ var budgets = []budget{
 	{"engine, memory a subscription", "fanout", "BenchmarkSubscription", "bytes/subscription", 0, false},
 }
 
-var line = regexp.MustCompile(`^(Benchmark\w+)\S*\s+\d+\s+(.*)$`)
+// runs of each benchmark; the median counts.
+const runs = 5
 
-// measure runs the benchmarks of a package and returns their figures by benchmark and unit; the median of the runs.
+var line = regexp.MustCompile(`^((Benchmark\w+)\S*)\s+\d+\s+(.*)$`)
+
+// measure runs the benchmarks of a package and returns their figures by benchmark and unit; each the median of the runs.
 func measure(pkg string, names []string) (map[string]map[string]float64, error) {
-	cmd := exec.Command("go", "test", "-run", "^$", "-bench", "^("+strings.Join(names, "|")+")$", "-benchmem", "-benchtime", "1s", "./"+pkg)
+	cmd := exec.Command("go", "test", "-run", "^$", "-bench", "^("+strings.Join(names, "|")+")$", "-benchmem", "-benchtime", "1s",
+		"-count", strconv.Itoa(runs), "./"+pkg)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
 		return nil, fmt.Errorf("benchmarks of %s: %w\n%s", pkg, err, out)
 	}
-	found := map[string]map[string]float64{}
+	all := map[string]map[string][]float64{}
+	first := map[string]string{}
 	for text := range strings.Lines(string(out)) {
 		m := line.FindStringSubmatch(strings.TrimSpace(text))
-		if m == nil || found[m[1]] != nil {
+		if m == nil {
+			continue
+		}
+		name, full := m[2], m[1]
+		if first[name] == "" {
+			first[name], all[name] = full, map[string][]float64{}
+		}
+		if first[name] != full {
 			continue // of sub-benchmarks the first counts
 		}
-		fields := strings.Fields(m[2])
-		units := map[string]float64{}
+		fields := strings.Fields(m[3])
 		for i := 0; i+1 < len(fields); i += 2 {
-			if units[fields[i+1]], err = strconv.ParseFloat(fields[i], 64); err != nil {
+			v, err := strconv.ParseFloat(fields[i], 64)
+			if err != nil {
 				return nil, fmt.Errorf("%s: %w", text, err)
 			}
+			all[name][fields[i+1]] = append(all[name][fields[i+1]], v)
 		}
-		found[m[1]] = units
+	}
+	found := map[string]map[string]float64{}
+	for name, units := range all {
+		found[name] = map[string]float64{}
+		for unit, figures := range units {
+			slices.Sort(figures)
+			found[name][unit] = figures[len(figures)/2]
+		}
 	}
 	return found, nil
 }
