@@ -139,16 +139,13 @@ type pool[T any] struct {
 
 const (
 	maxPooled   = 4 << 20
-	poolClasses = 21 * 8 // up to 8 << 20 and more
+	poolClasses = 21 * 8 // up to 8 << 20 entries
 )
 
 // poolClass returns the class of slices for n, and their capacity.
 func poolClass(n int) (class, size int) {
 	n = max(n, 8)
-	shift := bits.Len(uint(n-1)) - 4 // leaves four digits: 8 to 15, after which n lies
-	if shift < 0 {
-		shift = 0
-	}
+	shift := max(bits.Len(uint(n-1))-4, 0) // leaves four digits
 	steps := (n + 1<<shift - 1) >> shift // 8 to 16
 	return shift*8 + steps - 8, steps << shift
 }
