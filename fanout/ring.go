@@ -146,7 +146,7 @@ const (
 func poolClass(n int) (class, size int) {
 	n = max(n, 8)
 	shift := max(bits.Len(uint(n-1))-4, 0) // leaves four digits
-	steps := (n + 1<<shift - 1) >> shift // 8 to 16
+	steps := (n + 1<<shift - 1) >> shift   // 8 to 16
 	return shift*8 + steps - 8, steps << shift
 }
 
