@@ -140,6 +140,9 @@ type Broker struct {
 	gone     map[devices.ID]bool // deleted, their sessions not yet
 
 	perDevice map[devices.ID]int // of sessions
+
+	wills   map[string]string  // entry in the store of the will of a client that is connected or may yet come back
+	orphans map[string]*orphan // of before the start
 }
 
 // New prepares a broker; Listen opens its ports and Run lets devices in.
@@ -157,6 +160,8 @@ func New(c Config, cat *catalog.Catalog, in Intake, log *slog.Logger) (*Broker, 
 		gone:     make(map[devices.ID]bool),
 
 		perDevice: make(map[devices.ID]int),
+		wills:     make(map[string]string),
+		orphans:   make(map[string]*orphan),
 		throttle:  throttle{limit: c.AuthFailures, seen: make(map[string]*failures)},
 	}
 	caps := mqtt.NewDefaultServerCapabilities()
@@ -301,6 +306,7 @@ func (b *Broker) watch(ctx context.Context, failed <-chan error) error {
 		}
 		b.dropRevoked()
 		b.forgetGone()
+		b.publishOrphans(time.Now())
 		b.throttle.prune(time.Now())
 	}
 }

@@ -33,6 +33,7 @@ type conn struct {
 	version    byte   // 3, 4 or 5
 	emptyWill  bool   // mochi was shown one that is not
 	session    *session
+	will       string // entry in the store; "" without
 
 	// Of the packet being read, and what goes with it; the read goroutine's.
 	publish publish

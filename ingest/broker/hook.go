@@ -429,6 +429,7 @@ func (h *hook) OnSessionEstablished(cl *mqtt.Client, _ packets.Packet) {
 	c.backlog = nil
 	cl.State.Inflight.ResetReceiveQuota(1<<16 - 1) // counted here instead
 	h.b.store.putClient(cl, time.Time{})
+	h.b.keepWill(c, cl)
 }
 
 // OnDisconnect is called when a connection has ended.
@@ -438,6 +439,7 @@ func (h *hook) OnDisconnect(cl *mqtt.Client, _ error, expire bool) {
 		return
 	}
 	c.left = true
+	h.b.leaveWill(c, cl)
 	for _, pk := range c.delayed {
 		cl.State.Inflight.Set(pk)
 	}
@@ -453,20 +455,23 @@ func (h *hook) OnDisconnect(cl *mqtt.Client, _ error, expire bool) {
 
 // OnClientExpired is called before mochi drops a session whose time is over.
 func (h *hook) OnClientExpired(cl *mqtt.Client) {
+	if w := cl.Properties.Will; w.Flag == 1 { // its delay ends in the same second: mochi will find no client, and not call OnWillSent
+		h.OnWillSent(cl, packets.Packet{FixedHeader: packets.FixedHeader{Retain: w.Retain}, TopicName: w.TopicName, Payload: w.Payload})
+	}
 	h.b.discard(cl)
 }
 
 // OnWillSent is called when a will has been published. A will on a telemetry topic is a measurement like others; nobody waits
 // for it.
 func (h *hook) OnWillSent(cl *mqtt.Client, pk packets.Packet) {
-	name, _, _ := strings.Cut(cl.ID, "/")
-	metric, ok := telemetryTopic(pk.TopicName, "devices/"+name+"/")
-	ok = ok && !(pk.FixedHeader.Retain && len(pk.Payload) == 0) // clears the retained message
-	if d := h.b.cat.Device(devices.ID(name)); ok && d != nil && !h.b.open {
-		h.b.intake.Handle(&ingest.Message{
-			Protocol: ingest.MQTT, Device: d, Metric: metric, Topic: pk.TopicName, Payload: pk.Payload, Recv: time.Now().UnixMilli(),
-		}, nil)
+	if metric, ok := h.b.measurement(cl.ID, &pk); ok {
+		if d := h.b.cat.Device(deviceOf(cl.ID)); d != nil {
+			h.b.intake.Handle(&ingest.Message{
+				Protocol: ingest.MQTT, Device: d, Metric: metric, Topic: pk.TopicName, Payload: pk.Payload, Recv: time.Now().UnixMilli(),
+			}, nil)
+		}
 	}
+	h.b.dropWill(of(cl), cl.ID)
 }
 
 // OnRetainMessage keeps a retained message.

@@ -25,9 +25,10 @@ const (
 	bucketInflight      = "inflight"
 	bucketReceived      = "received"
 	bucketRetained      = "retained"
+	bucketWills         = "wills"
 )
 
-var buckets = [...]string{bucketClients, bucketSubscriptions, bucketInflight, bucketReceived, bucketRetained}
+var buckets = [...]string{bucketClients, bucketSubscriptions, bucketInflight, bucketReceived, bucketRetained, bucketWills}
 
 // store keeps sessions and retained messages over restarts, in one file. It is written behind: changes gather while one
 // transaction is synced and go into the next, so that a message costs no sync of its own. A crash loses the last few
@@ -342,6 +343,20 @@ func (b *Broker) restore() error {
 			}
 			b.server.Topics.RetainMessage(m.pk())
 			return true, nil
+		}); err != nil {
+			return err
+		}
+		if err := each(tx, bucketWills, func(k, v []byte) (bool, error) {
+			key, _ := splitKey(k)
+			var w will
+			if err := json.Unmarshal(v, &w); err != nil {
+				return false, err
+			}
+			void, ok := b.restoreWill(string(k), key, w, now)
+			if void != "" {
+				dead = append(dead, entryKey{bucketWills, void})
+			}
+			return ok, nil
 		}); err != nil {
 			return err
 		}
