@@ -20,6 +20,7 @@ type acks struct {
 	mu      sync.Mutex
 	room    sync.Cond // an acknowledgement left, or the connection ended
 	queue   []*ack
+	open    int // of queue, towards Receive Maximum; the session counts what else the client has under way
 	started bool
 	ending  bool          // no more will join
 	gone    bool          // nobody waits for room any longer
@@ -33,6 +34,7 @@ type ack struct {
 	packet  uint16
 	qos     byte
 	settled bool
+	counted bool   // in acks.open
 	drop    bool   // never acknowledged: the connection ends instead, so that the device sends it again
 	code    byte   // reason code, 0 for success
 	reason  string // reason string
@@ -46,18 +48,20 @@ func (a *acks) init(c *conn) {
 	a.done = make(chan struct{})
 }
 
-// join puts a message into the queue; false: the connection is to end.
-func (a *acks) join(k *ack) bool {
+// join puts a message into the queue; false: the connection is to end. A repeat is of a message that counts already.
+func (a *acks) join(k *ack, repeat bool) bool {
 	limit := int(a.c.b.conf.ReceiveMaximum)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.c.version == 5 {
-		if len(a.queue)+a.c.session.awaiting() >= limit {
-			return false
-		}
+	if a.c.version == 5 && !repeat && a.open+a.c.session.awaiting() >= limit {
+		return false
 	}
 	for len(a.queue) >= limit && !a.gone {
 		a.room.Wait()
+	}
+	if !repeat {
+		k.counted = true
+		a.open++
 	}
 	a.queue = append(a.queue, k)
 	if !a.started {
@@ -79,6 +83,20 @@ func (a *acks) settle(k *ack, err error) {
 	a.mu.Unlock()
 	if first {
 		a.signal()
+	}
+}
+
+// uncount is called before the session counts a message.
+func (a *acks) uncount(k *ack) {
+	a.mu.Lock()
+	a.uncountLocked(k)
+	a.mu.Unlock()
+}
+
+func (a *acks) uncountLocked(k *ack) {
+	if k.counted {
+		k.counted = false
+		a.open--
 	}
 }
 
@@ -139,6 +157,7 @@ func (a *acks) run() {
 			if !k.settled {
 				break
 			}
+			a.uncountLocked(k)
 			ready = append(ready, k)
 		}
 		a.queue = a.queue[:copy(a.queue, a.queue[len(ready):])]
@@ -213,6 +232,8 @@ func verdict(err error, version byte) (code byte, reason string, drop bool) {
 	}
 	c := packets.ErrUnspecifiedError
 	switch {
+	case final && refused.Kind == "topic" && errors.Is(err, devices.ErrInvalid):
+		c = packets.ErrTopicNameInvalid
 	case final && refused.Kind == "topic":
 		c = packets.ErrNotAuthorized
 	case errors.Is(err, devices.ErrRate), errors.Is(err, devices.ErrTooLarge), errors.Is(err, devices.ErrFull), errors.Is(err, devices.ErrUnavailable):

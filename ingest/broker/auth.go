@@ -114,6 +114,11 @@ func (b *Broker) signIn(c *conn, pk packets.Packet) packets.Code {
 		_ = c.reject(will, "topic", "the will of a device must be below "+c.prefix, devices.ErrForbidden)
 		return packets.ErrNotAuthorized
 	}
+	if pk.Connect.WillFlag && strings.Count(pk.Connect.WillTopic, "/") >= topicLevels {
+		b.refused.Add(1)
+		_ = c.reject(pk.Connect.WillTopic, "topic", "the topic of the will has too many levels", devices.ErrInvalid)
+		return packets.ErrTopicNameInvalid
+	}
 	return packets.CodeSuccess
 }
 

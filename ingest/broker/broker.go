@@ -96,6 +96,8 @@ const (
 	maxKeepAlive   = 43690   // seconds; mochi multiplies by 1.5 in 16 bits
 	packetOverhead = 4 << 10 // of the largest packet beyond its payload: topic and properties
 	topicAliases   = 64      // a device may name, per connection
+	topicLevels    = 128     // of topics and filters: mochi walks each from its start, level by level, under one lock
+	subscriptions  = 10000   // of a session
 	drainTimeout   = 5 * time.Second
 	outgoing       = 1024 // packets that wait for one slow connection before further ones are dropped
 )

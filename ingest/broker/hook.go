@@ -91,10 +91,8 @@ func (h *hook) OnPacketRead(cl *mqtt.Client, pk packets.Packet) (packets.Packet,
 		if pk.PacketID != 0 { // mochi refuses it otherwise
 			c.request, pk.PacketID, pk.FixedHeader.Qos = pk.PacketID, 0, 0 // a 0 that mochi takes for valid
 		}
-		for i, sub := range pk.Filters {
-			if pk.FixedHeader.Type == packets.Subscribe && !wellFormed(sub.Filter) {
-				pk.Filters[i].Filter = "" // so that mochi sees it, too
-			}
+		if pk.FixedHeader.Type == packets.Subscribe {
+			c.screen(cl, pk.Filters)
 		}
 	}
 	return pk, nil
@@ -124,6 +122,12 @@ func (h *hook) OnPublish(cl *mqtt.Client, pk packets.Packet) (packets.Packet, er
 		}
 		b.foreign.Add(1)
 		err := c.reject(topic, "topic", "a device may publish only below "+c.prefix, devices.ErrForbidden)
+		h.refuse(c, p, err)
+		pk.Ignore = true
+		return pk, nil
+	}
+	if strings.Count(pk.TopicName, "/") >= topicLevels {
+		err := c.reject(pk.TopicName, "topic", "the topic has too many levels", devices.ErrInvalid)
 		h.refuse(c, p, err)
 		pk.Ignore = true
 		return pk, nil
@@ -163,7 +167,7 @@ func (h *hook) OnPublish(cl *mqtt.Client, pk packets.Packet) (packets.Packet, er
 
 // store takes a message of QoS 1 or 2, and has it acknowledged in its turn.
 func (h *hook) store(c *conn, k *ack, pk *packets.Packet, metric string, telemetry bool) {
-	if !c.acks.join(k) {
+	if !c.acks.join(k, k.qos == 2 && c.session.has(k.packet)) {
 		c.exceeded()
 		return
 	}
@@ -178,6 +182,7 @@ func (h *hook) store(c *conn, k *ack, pk *packets.Packet, metric string, telemet
 			return
 		}
 		done = func(err error) {
+			c.acks.uncount(k)
 			s.settle(packet, r, err)
 			settle(err)
 		}
@@ -195,7 +200,7 @@ func (h *hook) refuse(c *conn, p publish, err error) {
 		return
 	}
 	k := &ack{packet: p.packet, qos: p.qos}
-	if !c.acks.join(k) {
+	if !c.acks.join(k, false) {
 		c.exceeded()
 		return
 	}
@@ -301,7 +306,12 @@ func (h *hook) OnSubscribed(cl *mqtt.Client, pk packets.Packet, codes []byte) {
 		if codes[i] < packets.ErrUnspecifiedError.Code {
 			h.b.subscribed.Store(true)
 			h.b.store.putSubscription(cl, sub)
-		} else if sub.Filter != "" && !h.OnACLCheck(cl, sub.Filter, false) {
+		} else if sub.Filter == tooMany {
+			if c.version == 5 {
+				codes[i] = packets.ErrQuotaExceeded.Code // mochi answers with these
+			}
+			_ = c.reject("", "topic", "too many subscriptions of one session", devices.ErrTooLarge)
+		} else if sub.Filter != malformed && !h.OnACLCheck(cl, sub.Filter, false) {
 			h.b.foreign.Add(1)
 			_ = c.reject(sub.Filter, "topic", "a device may subscribe only below "+c.prefix, devices.ErrForbidden)
 		}

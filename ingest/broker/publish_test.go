@@ -222,3 +222,34 @@ func TestTopicAlias(t *testing.T) {
 		t.Errorf("taken: %q", got)
 	}
 }
+
+// A QoS 2 message counts once towards Receive Maximum, whether it waits for its PUBREC, for its PUBREL, or comes again.
+func TestReceiveMaximumCountsOnce(t *testing.T) {
+	s := start(t, func(c *Config) { c.ReceiveMaximum = 4 })
+	s.intake.hold = true
+	r := s.raw(5)
+	r.sign("press-7", nil)
+	m := func(id uint16) packets.Packet { return publishPacket("devices/press-7/telemetry", "1", 2, id) }
+	r.send(m(1), m(2), m(3))
+	eventually(t, "three messages", func() bool { return s.intake.held() == 3 })
+	s.intake.settle(1, nil) // stored, but not yet in turn
+	s.intake.settle(2, nil)
+	r.send(m(4))
+	eventually(t, "the fourth", func() bool { return s.intake.held() == 4 })
+	s.intake.settle(0, nil)
+	s.intake.settle(3, nil)
+	for id := range uint16(4) {
+		r.want(packets.Pubrec, id+1, 0)
+	}
+	_ = r.c.Close()
+	r = s.raw(5)
+	r.sign("press-7", nil)
+	for id := range uint16(4) {
+		again := m(id + 1)
+		again.FixedHeader.Dup = true
+		r.send(again)
+		r.want(packets.Pubrec, id+1, 0)
+	}
+	r.send(m(5))
+	r.want(packets.Disconnect, 0, packets.ErrReceiveMaximum.Code)
+}

@@ -33,6 +33,13 @@ func (s *session) awaiting() int {
 	return s.stored
 }
 
+// has reports whether a message came before and is not released.
+func (s *session) has(packet uint16) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.received[packet] != nil
+}
+
 // receive notes a message. isNew is false if it came before: then done is called when that one is settled.
 func (s *session) receive(packet uint16, done func(error)) (r *receipt, isNew bool) {
 	s.mu.Lock()

@@ -30,8 +30,12 @@ func breach(pk *packets.Packet) bool {
 	return false
 }
 
-// wellFormed reports whether wildcards stand for whole levels (MQTT 5.0, 4.7.1) and a shared filter has a name and a filter (4.8.2).
+// wellFormed reports whether wildcards stand for whole levels (MQTT 5.0, 4.7.1), a shared filter has a name and a filter (4.8.2), and
+// there are not too many levels.
 func wellFormed(filter string) bool {
+	if strings.Count(filter, "/") >= topicLevels {
+		return false
+	}
 	if len(filter) > 7 && strings.EqualFold(filter[:7], "$share/") {
 		name, inner, _ := strings.Cut(filter[7:], "/")
 		if name == "" || inner == "" {
@@ -71,4 +75,26 @@ func extended(pk *packets.Packet) packets.Code {
 		return packets.ErrProtocolViolation
 	}
 	return packets.CodeSuccess
+}
+
+const (
+	malformed = ""   // filters that mochi refuses
+	tooMany   = "#/" // likewise; OnSubscribed says why
+)
+
+// screen replaces filters that are not to be subscribed to.
+func (c *conn) screen(cl *mqtt.Client, filters packets.Subscriptions) {
+	room := subscriptions - cl.State.Subscriptions.Len()
+	for i, sub := range filters {
+		if !wellFormed(sub.Filter) {
+			filters[i].Filter = malformed
+			continue
+		}
+		if _, there := cl.State.Subscriptions.Get(sub.Filter); there {
+			continue
+		}
+		if room--; room < 0 {
+			filters[i].Filter = tooMany
+		}
+	}
 }

@@ -1,7 +1,9 @@
 package broker
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/mochi-mqtt/server/v2/packets"
@@ -97,5 +99,63 @@ func TestEmptyWill(t *testing.T) {
 	}
 	if r := s.intake.kinds(); len(r) > 0 {
 		t.Errorf("rejects %q", r)
+	}
+}
+
+func TestTopicLevels(t *testing.T) {
+	s := start(t, nil)
+	const prefix = "devices/press-7/"
+	most, deep := prefix+strings.Repeat("/", topicLevels-3), prefix+strings.Repeat("/", topicLevels-2)
+	for _, version := range []byte{4, 5} {
+		r := s.raw(version)
+		refused, invalid := byte(0), packets.ErrUnspecifiedError.Code
+		if version == 5 {
+			refused, invalid = packets.ErrTopicNameInvalid.Code, packets.ErrTopicFilterInvalid.Code
+		}
+		r.sign("press-7", func(pk *packets.Packet) { pk.Connect.Clean = true })
+		r.send(publishPacket(most, "1", 1, 1), publishPacket(deep, "1", 1, 2), publishPacket(deep, "1", 2, 3))
+		r.want(packets.Puback, 1, 0)
+		r.want(packets.Puback, 2, refused)
+		r.want(packets.Pubrec, 3, refused)
+		r.send(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Subscribe}, PacketID: 1, Filters: packets.Subscriptions{{Filter: most}, {Filter: deep}}})
+		if got := r.next().ReasonCodes; !slices.Equal(got, []byte{0, invalid}) {
+			t.Errorf("version %d: SUBACK %#x", version, got)
+		}
+	}
+	will := func(pk *packets.Packet) {
+		pk.Connect.WillFlag, pk.Connect.WillTopic, pk.Connect.WillPayload = true, deep, []byte("1")
+	}
+	if ack := s.raw(5).sign("press-7", will); ack.ReasonCode != packets.ErrTopicNameInvalid.Code {
+		t.Errorf("will: CONNACK %#x", ack.ReasonCode)
+	}
+}
+
+func TestTooManySubscriptions(t *testing.T) {
+	s := start(t, nil)
+	const packet = 20 // filters in one; a packet is at most some 5 KB
+	for _, version := range []byte{4, 5} {
+		r := s.raw(version)
+		r.sign("press-7", func(pk *packets.Packet) { pk.Connect.ClientIdentifier = fmt.Sprint(version) })
+		subscribe := func(from int) []byte {
+			var filters packets.Subscriptions
+			for i := range packet {
+				filters = append(filters, packets.Subscription{Filter: fmt.Sprintf("devices/press-7/%d", from+i), Qos: 1})
+			}
+			r.send(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Subscribe}, PacketID: 1, Filters: filters})
+			return r.next().ReasonCodes
+		}
+		for i := 0; i < subscriptions; i += packet {
+			if codes := subscribe(i); slices.ContainsFunc(codes, func(c byte) bool { return c != 1 }) {
+				t.Fatalf("version %d, from %d: %#x", version, i, codes)
+			}
+		}
+		code := packets.ErrUnspecifiedError.Code
+		if version == 5 {
+			code = packets.ErrQuotaExceeded.Code
+		}
+		half := slices.Concat(slices.Repeat([]byte{1}, packet/2), slices.Repeat([]byte{code}, packet/2))
+		if codes := subscribe(subscriptions - packet/2); !slices.Equal(codes, half) { // those that are there may be renewed
+			t.Errorf("version %d: %#x", version, codes)
+		}
 	}
 }
