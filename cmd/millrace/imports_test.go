@@ -24,6 +24,7 @@ var drawing = map[string][]string{
 	"fanout/wire":            {"devices", "fanout"},
 	"ingest/codec":           {"devices"},
 	"ingest/spine":           {"devices"},
+	"ingest/spine/natstest":  {},
 	"ingest":                 {"devices", "devices/catalog", "ingest/codec"},
 	"ingest/broker":          {"devices", "devices/catalog", "ingest"},
 	"ingest/mqtt":            {"devices", "devices/catalog", "ingest"},

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"millrace/devices"
+	"millrace/ingest/spine/natstest"
 )
 
 // fill stores n samples with values from first on.
@@ -70,7 +71,7 @@ func TestStreamReplacedWhileReading(t *testing.T) {
 
 // The same with a server that comes back with an empty store under its address.
 func TestServerComesBackEmpty(t *testing.T) {
-	ns := listen(t, t.TempDir(), -1)
+	ns := natstest.Start(t, t.TempDir(), -1)
 	port, err := strconv.Atoi(ns.Addr().String()[strings.LastIndex(ns.Addr().String(), ":")+1:])
 	if err != nil {
 		t.Fatal(err)
@@ -80,10 +81,9 @@ func TestServerComesBackEmpty(t *testing.T) {
 	var got log
 	r, _ := read(t, s, 0, &got)
 	wait(t, r.CaughtUp(), "caught up")
-	ns.Shutdown()
-	ns.WaitForShutdown()
-	ns = listen(t, t.TempDir(), port)
-	t.Cleanup(func() { ns.Shutdown(); ns.WaitForShutdown() })
+	natstest.Stop(ns)
+	ns = natstest.Start(t, t.TempDir(), port)
+	t.Cleanup(func() { natstest.Stop(ns) })
 	eventually(t, "samples are taken again", func() bool {
 		return s.Append(t.Context(), []devices.Sample{sample(1, 100)}) == nil
 	})

@@ -15,10 +15,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"go.uber.org/goleak"
 
 	"millrace/devices"
+	"millrace/ingest/spine/natstest"
 )
 
 func TestMain(m *testing.M) {
@@ -66,23 +66,10 @@ func init() {
 func servers(t *testing.T, test func(t *testing.T, c Config)) {
 	t.Run("embedded", func(t *testing.T) { test(t, Config{Dir: t.TempDir(), Shards: 2}) })
 	t.Run("external", func(t *testing.T) {
-		ns := listen(t, t.TempDir(), -1)
-		t.Cleanup(func() { ns.Shutdown(); ns.WaitForShutdown() })
+		ns := natstest.Start(t, t.TempDir(), -1)
+		t.Cleanup(func() { natstest.Stop(ns) })
 		test(t, Config{NATSURL: ns.ClientURL(), Shards: 2})
 	})
-}
-
-func listen(t *testing.T, dir string, port int) *server.Server {
-	t.Helper()
-	ns, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: port, JetStream: true, StoreDir: dir, SyncAlways: true, NoSigs: true, NoLog: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ns.Start()
-	if !ns.ReadyForConnections(10 * time.Second) {
-		t.Fatal("nats server does not start")
-	}
-	return ns
 }
 
 // open returns a running spine and a function that stops it.
@@ -324,7 +311,7 @@ func TestDirectoryIsLocked(t *testing.T) {
 
 func TestExternalServerRestarts(t *testing.T) {
 	dir := t.TempDir()
-	ns := listen(t, dir, -1)
+	ns := natstest.Start(t, dir, -1)
 	port := ns.Addr().String()[strings.LastIndex(ns.Addr().String(), ":")+1:]
 	s, _ := open(t, Config{NATSURL: ns.ClientURL()})
 	var got log
@@ -337,8 +324,7 @@ func TestExternalServerRestarts(t *testing.T) {
 			}
 			stored++
 		}
-		ns.Shutdown()
-		ns.WaitForShutdown()
+		natstest.Stop(ns)
 		// While it is away, producers wait; then what they sent is stored once.
 		answer := make(chan error, 1)
 		s.Enqueue([]devices.Sample{sample(1, float64(stored))}, func(err error) { answer <- err })
@@ -346,7 +332,7 @@ func TestExternalServerRestarts(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ns = listen(t, dir, n)
+		ns = natstest.Start(t, dir, n)
 		if err := <-answer; err != nil {
 			t.Fatal(err)
 		}
@@ -358,15 +344,13 @@ func TestExternalServerRestarts(t *testing.T) {
 			t.Fatalf("sample %d is %v", i, x.Value)
 		}
 	}
-	ns.Shutdown()
-	ns.WaitForShutdown()
+	natstest.Stop(ns)
 }
 
 func TestUnavailableWhenNATSIsAway(t *testing.T) {
-	ns := listen(t, t.TempDir(), -1)
+	ns := natstest.Start(t, t.TempDir(), -1)
 	s, stop := open(t, Config{NATSURL: ns.ClientURL()})
-	ns.Shutdown()
-	ns.WaitForShutdown()
+	natstest.Stop(ns)
 	start := time.Now()
 	if err := s.Append(t.Context(), []devices.Sample{sample(1, 1)}); !errors.Is(err, devices.ErrUnavailable) {
 		t.Fatalf("got %v", err)

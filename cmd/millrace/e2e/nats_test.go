@@ -17,26 +17,8 @@ import (
 	natsserver "github.com/nats-io/nats-server/v2/server"
 
 	"millrace/ingest/spine"
+	"millrace/ingest/spine/natstest"
 )
-
-// startNATS runs a NATS server as an operator of one would set it up for Millrace: JetStream, every write synced.
-func startNATS(t *testing.T, dir string, port int) *natsserver.Server {
-	t.Helper()
-	ns, err := natsserver.NewServer(&natsserver.Options{Host: "127.0.0.1", Port: port, JetStream: true, StoreDir: dir, SyncAlways: true, NoSigs: true, NoLog: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ns.Start()
-	if !ns.ReadyForConnections(20 * time.Second) {
-		t.Fatal("NATS does not start")
-	}
-	return ns
-}
-
-func stopNATS(ns *natsserver.Server) {
-	ns.Shutdown()
-	ns.WaitForShutdown()
-}
 
 // metric reads one number of /metrics.
 func (s *server) metric(name string) float64 {
@@ -59,8 +41,8 @@ func (s *server) metric(name string) float64 {
 // goes away and comes back, which needs no hand.
 func TestExternalNATS(t *testing.T) {
 	dir := t.TempDir()
-	ns := startNATS(t, dir, natsserver.RANDOM_PORT)
-	t.Cleanup(func() { stopNATS(ns) })
+	ns := natstest.Start(t, dir, natsserver.RANDOM_PORT)
+	t.Cleanup(func() { natstest.Stop(ns) })
 	url := ns.ClientURL()
 	_, at, err := net.SplitHostPort(ns.Addr().String())
 	if err != nil {
@@ -101,7 +83,7 @@ func TestExternalNATS(t *testing.T) {
 	v.sees(t, "press-7/rpm", 880.0)
 
 	// NATS goes away under load. Who can't be acknowledged in ten seconds is told to come again.
-	stopNATS(ns)
+	natstest.Stop(ns)
 	var refusals sync.WaitGroup
 	refusals.Go(func() {
 		req, _ := http.NewRequestWithContext(ctx, "POST", s.http+"/api/v1/devices/press-7/telemetry", strings.NewReader(`{"temp":1}`))
@@ -141,7 +123,7 @@ func TestExternalNATS(t *testing.T) {
 		t.Errorf("answered %d while NATS was away", status)
 	case <-time.After(time.Second): // it waits
 	}
-	ns = startNATS(t, dir, port)
+	ns = natstest.Start(t, dir, port)
 	if status := <-waiting; status != 200 {
 		t.Errorf("answered %d when NATS came back", status)
 	}
@@ -159,8 +141,8 @@ func TestExternalNATS(t *testing.T) {
 	t.Logf("%d samples acknowledged, all found", acked.total())
 
 	// Another NATS under the same address, empty: what is known stays, and what comes is read from its first message on.
-	stopNATS(ns)
-	ns = startNATS(t, t.TempDir(), port)
+	natstest.Stop(ns)
+	ns = natstest.Start(t, t.TempDir(), port)
 	s.run()
 	v = watch(t, s, adminToken, "plant1", nil)
 	v.sees(t, "press-7/rpm", 880.0)
