@@ -122,15 +122,11 @@ func (h *hook) OnPublish(cl *mqtt.Client, pk packets.Packet) (packets.Packet, er
 		}
 		b.foreign.Add(1)
 		err := c.reject(topic, "topic", "a device may publish only below "+c.prefix, devices.ErrForbidden)
-		h.refuse(c, p, err)
-		pk.Ignore = true
-		return pk, nil
+		return h.refuse(c, p, pk, err)
 	}
 	if strings.Count(pk.TopicName, "/") >= topicLevels {
 		err := c.reject(pk.TopicName, "topic", "the topic has too many levels", devices.ErrInvalid)
-		h.refuse(c, p, err)
-		pk.Ignore = true
-		return pk, nil
+		return h.refuse(c, p, pk, err)
 	}
 	metric, telemetry := telemetryTopic(pk.TopicName, c.prefix)
 	telemetry = telemetry && !b.open
@@ -138,9 +134,7 @@ func (h *hook) OnPublish(cl *mqtt.Client, pk packets.Packet) (packets.Packet, er
 		pk.FixedHeader.Retain = false
 		err := c.reject(pk.TopicName, "retained", "too many retained messages", devices.ErrTooLarge)
 		if !telemetry {
-			h.refuse(c, p, err)
-			pk.Ignore = true
-			return pk, nil
+			return h.refuse(c, p, pk, err)
 		}
 	}
 	if pk.FixedHeader.Retain && telemetry && len(pk.Payload) == 0 { // clears the retained message; no measurement
@@ -194,17 +188,19 @@ func (h *hook) store(c *conn, k *ack, pk *packets.Packet, metric string, telemet
 	h.b.telemetry(c, pk, metric, done)
 }
 
-// refuse answers a message that goes nowhere.
-func (h *hook) refuse(c *conn, p publish, err error) {
+// refuse answers a message that goes nowhere, and returns it as mochi is to see it.
+func (h *hook) refuse(c *conn, p publish, pk packets.Packet, err error) (packets.Packet, error) {
+	pk.Ignore = true
 	if p.qos == 0 {
-		return
+		return pk, nil
 	}
 	k := &ack{packet: p.packet, qos: p.qos}
 	if !c.acks.join(k, false) {
 		c.exceeded()
-		return
+		return pk, nil
 	}
 	c.acks.settle(k, err)
+	return pk, nil
 }
 
 func (c *conn) exceeded() {
