@@ -2,6 +2,7 @@ package dashboard
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/gofiber/fiber/v2"
@@ -22,12 +23,7 @@ func newProxies(trusted []string) (p proxies) {
 }
 
 func (p proxies) contain(a netip.Addr) bool {
-	for _, n := range p {
-		if n.Contains(a) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(p, func(n netip.Prefix) bool { return n.Contains(a) })
 }
 
 // client finds, in the X-Forwarded-For that a trusted proxy sent, the address that the outermost trusted proxy saw: the last
