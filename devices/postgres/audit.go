@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"millrace/devices"
+	"millrace/devices/postgres/pgerr"
 )
 
 const auditByFilter = `select id, at, actor, actor_kind as kind, ip, action, object, detail from audit
@@ -42,7 +43,7 @@ func (s *Store) AppendAudit(ctx context.Context, by devices.Actor, action, objec
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("audit %s: %w", action, fault(err))
+		return fmt.Errorf("audit %s: %w", action, pgerr.Domain(err))
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 
 	"millrace/devices"
 	"millrace/devices/catalog"
+	"millrace/devices/postgres/pgerr"
 )
 
 const bindingColumns = `select id, coalesce(user_id, '') as "user", coalesce(token_id, '') as token, path as "group", role from role_binding`
@@ -54,7 +55,7 @@ func (s *Store) CreateBinding(ctx context.Context, by devices.Actor, b devices.B
 		return err
 	})
 	if err != nil {
-		return b, fmt.Errorf("create binding: %w", fault(err))
+		return b, fmt.Errorf("create binding: %w", pgerr.Domain(err))
 	}
 	return b, nil
 }
@@ -76,7 +77,7 @@ func (s *Store) DeleteBinding(ctx context.Context, by devices.Actor, id string) 
 		})
 	})
 	if err != nil {
-		return fmt.Errorf("delete binding %s: %w", id, fault(err))
+		return fmt.Errorf("delete binding %s: %w", id, pgerr.Domain(err))
 	}
 	return nil
 }

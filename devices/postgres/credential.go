@@ -8,6 +8,7 @@ import (
 
 	"millrace/devices"
 	"millrace/devices/catalog"
+	"millrace/devices/postgres/pgerr"
 )
 
 const (
@@ -39,7 +40,7 @@ func (s *Store) CreateCredential(ctx context.Context, by devices.Actor, c device
 		return nil
 	})
 	if err != nil {
-		return c, fmt.Errorf("create credential of device %s: %w", c.Device, fault(err))
+		return c, fmt.Errorf("create credential of device %s: %w", c.Device, pgerr.Domain(err))
 	}
 	return c, nil
 }
@@ -55,7 +56,7 @@ func (s *Store) DeleteCredential(ctx context.Context, by devices.Actor, device d
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("delete credential %s of device %s: %w", id, device, fault(err))
+		return fmt.Errorf("delete credential %s of device %s: %w", id, device, pgerr.Domain(err))
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 
 	"millrace/devices"
 	"millrace/devices/catalog"
+	"millrace/devices/postgres/pgerr"
 )
 
 const deviceColumns = `select d.id, d.label, d.type, d.attributes, d.state,
@@ -81,7 +82,7 @@ func (s *Store) CreateDevice(ctx context.Context, by devices.Actor, d devices.De
 		return err
 	})
 	if err != nil {
-		return d, fmt.Errorf("create device %s: %w", d.ID, fault(err))
+		return d, fmt.Errorf("create device %s: %w", d.ID, pgerr.Domain(err))
 	}
 	return d, nil
 }
@@ -117,7 +118,7 @@ func (s *Store) UpdateDevice(ctx context.Context, by devices.Actor, id devices.I
 		return err
 	})
 	if err != nil {
-		return now, fmt.Errorf("update device %s: %w", id, fault(err))
+		return now, fmt.Errorf("update device %s: %w", id, pgerr.Domain(err))
 	}
 	return now, nil
 }
@@ -140,7 +141,7 @@ func (s *Store) DeleteDevice(ctx context.Context, by devices.Actor, id devices.I
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("delete device %s: %w", id, fault(err))
+		return fmt.Errorf("delete device %s: %w", id, pgerr.Domain(err))
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 
 	"millrace/devices"
 	"millrace/devices/catalog"
+	"millrace/devices/postgres/pgerr"
 )
 
 const groupColumns = `select g.path, g.label, g.tick_ms * 1000000 as tick, g.created_at,
@@ -60,7 +61,7 @@ func (s *Store) CreateGroup(ctx context.Context, by devices.Actor, g devices.Gro
 		return err
 	})
 	if err != nil {
-		return g, fmt.Errorf("create group %s: %w", g.Path, fault(err))
+		return g, fmt.Errorf("create group %s: %w", g.Path, pgerr.Domain(err))
 	}
 	return g, nil
 }
@@ -88,7 +89,7 @@ func (s *Store) UpdateGroup(ctx context.Context, by devices.Actor, path devices.
 		return nil
 	})
 	if err != nil {
-		return g, fmt.Errorf("update group %s: %w", path, fault(err))
+		return g, fmt.Errorf("update group %s: %w", path, pgerr.Domain(err))
 	}
 	return g, nil
 }
@@ -120,7 +121,7 @@ func (s *Store) DeleteGroup(ctx context.Context, by devices.Actor, path devices.
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("delete group %s: %w", path, fault(err))
+		return nil, fmt.Errorf("delete group %s: %w", path, pgerr.Domain(err))
 	}
 	return left, nil
 }

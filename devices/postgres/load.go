@@ -9,6 +9,7 @@ import (
 
 	"millrace/devices"
 	"millrace/devices/catalog"
+	"millrace/devices/postgres/pgerr"
 )
 
 const (
@@ -54,7 +55,7 @@ func (s *Store) LoadDevices(ctx context.Context, ids []devices.ID) ([]catalog.De
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("load devices: %w", fault(err))
+		return nil, fmt.Errorf("load devices: %w", pgerr.Domain(err))
 	}
 	return records, nil
 }
@@ -69,7 +70,7 @@ func (s *Store) LoadGroups(ctx context.Context) (groups []devices.Group, metrics
 		return err
 	})
 	if err != nil {
-		return nil, nil, fmt.Errorf("load groups: %w", fault(err))
+		return nil, nil, fmt.Errorf("load groups: %w", pgerr.Domain(err))
 	}
 	return groups, metrics, nil
 }
@@ -88,7 +89,7 @@ func (s *Store) LoadAccess(ctx context.Context) (catalog.Access, error) {
 		return err
 	})
 	if err != nil {
-		return catalog.Access{}, fmt.Errorf("load access: %w", fault(err))
+		return catalog.Access{}, fmt.Errorf("load access: %w", pgerr.Domain(err))
 	}
 	return a, nil
 }

@@ -2,17 +2,15 @@ package postgres
 
 import (
 	"context"
-	"errors"
 	"log/slog"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"millrace/devices"
 	"millrace/devices/catalog"
+	"millrace/devices/postgres/pgerr"
 )
 
 // Times of the Recorder.
@@ -122,14 +120,14 @@ func (r *Recorder) Write(ctx context.Context) error {
 		return nil
 	}
 	err := r.store.record(ctx, b, r.stream, seq)
-	if isData(err) { // some row is at fault: find it, the others must not wait
+	if pgerr.IsData(err) { // some row is at fault: find it, the others must not wait
 		if err = r.writeApart(ctx, b); err == nil {
 			err = r.store.record(ctx, rows{}, r.stream, seq)
 		}
 	}
 	if err != nil {
 		r.putBack(b.ids)
-		return fault(err)
+		return pgerr.Domain(err)
 	}
 	r.mu.Lock()
 	r.released = seq
@@ -161,7 +159,7 @@ func (r *Recorder) take() (b rows, seq, written uint64) {
 			continue
 		}
 		b.ids = append(b.ids, s.Series)
-		b.devices, b.metrics, b.texts = append(b.devices, string(settings.Device)), append(b.metrics, settings.Metric), append(b.texts, clean(s.Text))
+		b.devices, b.metrics, b.texts = append(b.devices, string(settings.Device)), append(b.metrics, settings.Metric), append(b.texts, pgerr.Text(s.Text))
 		b.kinds, b.sampled, b.qualities = append(b.kinds, int16(settings.Kind)), append(b.sampled, int16(s.Kind)), append(b.qualities, int16(s.Quality))
 		b.ats, b.recvs, b.seen = append(b.ats, s.At), append(b.recvs, s.Recv), append(b.seen, s.seen)
 		b.values, b.lons = append(b.values, s.Value), append(b.lons, s.Lon)
@@ -188,9 +186,9 @@ func (r *Recorder) writeApart(ctx context.Context, b rows) error {
 		}
 		err := r.store.record(ctx, half, "", 0)
 		switch {
-		case isData(err) && len(half.ids) == 1:
+		case pgerr.IsData(err) && len(half.ids) == 1:
 			r.log.Warn("a last value that can't be stored was left out", "device", half.devices[0], "series", half.metrics[0], "err", err)
-		case isData(err):
+		case pgerr.IsData(err):
 			err = r.writeApart(ctx, half)
 			if err != nil {
 				return err
@@ -235,15 +233,4 @@ func (s *Store) record(ctx context.Context, b rows, stream string, seq uint64) e
 		_, err := tx.Exec(ctx, upsertPosition, pgx.StrictNamedArgs{"stream": stream, "seq": int64(seq)})
 		return err
 	})
-}
-
-// isData reports whether PostgreSQL refuses the data, not us: class 22 data exception, 23 integrity, 54 limits.
-func isData(err error) bool {
-	pgErr, ok := errors.AsType[*pgconn.PgError](err)
-	return ok && (strings.HasPrefix(pgErr.Code, "22") || strings.HasPrefix(pgErr.Code, "23") || strings.HasPrefix(pgErr.Code, "54"))
-}
-
-// clean makes any string one that PostgreSQL takes as text.
-func clean(s string) string {
-	return strings.ReplaceAll(strings.ToValidUTF8(s, "\ufffd"), "\x00", "\ufffd")
 }

@@ -8,6 +8,7 @@ import (
 
 	"millrace/devices"
 	"millrace/devices/catalog"
+	"millrace/devices/postgres/pgerr"
 )
 
 const seriesColumns = `select device, metric, kind, label, unit, low, high, expected_interval_ms * 1000000 as expected_interval from series`
@@ -64,7 +65,7 @@ func (s *Store) UpdateSeries(ctx context.Context, by devices.Actor, device devic
 		return nil
 	})
 	if err != nil {
-		return now, fmt.Errorf("update series %s/%s: %w", device, metric, fault(err))
+		return now, fmt.Errorf("update series %s/%s: %w", device, metric, pgerr.Domain(err))
 	}
 	return now, nil
 }
@@ -99,7 +100,7 @@ func (s *Store) UpdateMetric(ctx context.Context, by devices.Actor, name string,
 		return nil
 	})
 	if err != nil {
-		return now, fmt.Errorf("update metric %s: %w", name, fault(err))
+		return now, fmt.Errorf("update metric %s: %w", name, pgerr.Domain(err))
 	}
 	return now, nil
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"millrace/devices"
+	"millrace/devices/postgres/pgerr"
 )
 
 const (
@@ -34,7 +35,7 @@ func (s *Store) CreateSession(ctx context.Context, by devices.Actor, one devices
 		return exec(ctx, m, touchLogin, pgx.StrictNamedArgs{"id": one.User, "at": time.Now()})
 	})
 	if err != nil {
-		return fmt.Errorf("create session: %w", fault(err))
+		return fmt.Errorf("create session: %w", pgerr.Domain(err))
 	}
 	return nil
 }
@@ -55,7 +56,7 @@ func (s *Store) DeleteSession(ctx context.Context, hash []byte) error {
 		err = devices.ErrNotFound
 	}
 	if err != nil {
-		return fmt.Errorf("delete session: %w", fault(err))
+		return fmt.Errorf("delete session: %w", pgerr.Domain(err))
 	}
 	return nil
 }

@@ -7,19 +7,15 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
-	"errors"
-	"fmt"
-	"io"
-	"net"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"millrace/devices"
 	"millrace/devices/catalog"
+	"millrace/devices/postgres/pgerr"
 )
 
 // Store is the inventory in PostgreSQL. It is safe for concurrent use.
@@ -31,7 +27,7 @@ type Store struct {
 func New(pool *pgxpool.Pool) *Store { return &Store{pool} }
 
 // Ping reports whether the database answers.
-func (s *Store) Ping(ctx context.Context) error { return fault(s.pool.Ping(ctx)) }
+func (s *Store) Ping(ctx context.Context) error { return pgerr.Domain(s.pool.Ping(ctx)) }
 
 // mutation is a transaction with what is to be told about it at its end.
 type mutation struct {
@@ -97,38 +93,6 @@ func (s *Store) mutate(ctx context.Context, by devices.Actor, f func(m *mutation
 	})
 }
 
-// fault turns errors of the driver into those of the domain where there is one.
-func fault(err error) error {
-	if err == nil {
-		return nil
-	}
-	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
-		switch {
-		case pgErr.Code == "23505": // unique_violation
-			return fmt.Errorf("%w (%s)", devices.ErrExists, pgErr.ConstraintName)
-		case pgErr.Code == "23503": // foreign_key_violation
-			return fmt.Errorf("%w (%s)", devices.ErrNotFound, pgErr.ConstraintName)
-		case pgErr.Code == "22021", pgErr.Code == "22P05": // character_not_in_repertoire, untranslatable_character
-			return fmt.Errorf("%w: some text holds a NUL or bytes that are no UTF-8", devices.ErrInvalid)
-		case pgErr.Code[:2] == "08", pgErr.Code[:2] == "53", pgErr.Code[:2] == "57": // connection, resources, operator intervention
-			return fmt.Errorf("%w: %w", devices.ErrUnavailable, err)
-		}
-		return err
-	}
-	if errors.Is(err, pgx.ErrNoRows) {
-		return devices.ErrNotFound
-	}
-	if errors.Is(err, context.Canceled) {
-		return err
-	}
-	_, network := errors.AsType[net.Error](err) // also context.DeadlineExceeded
-	_, connecting := errors.AsType[*pgconn.ConnectError](err)
-	if network || connecting || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || pgconn.SafeToRetry(err) {
-		return fmt.Errorf("%w: %w", devices.ErrUnavailable, err)
-	}
-	return err
-}
-
 // newID makes an opaque id of 80 random bits.
 func newID() string { return strings.ToLower(rand.Text()[:16]) }
 
@@ -144,14 +108,14 @@ func page[T any](items []T, size int, cursor func(T) string) devices.List[T] {
 func list[T any](ctx context.Context, q querier, sql string, args pgx.StrictNamedArgs) ([]T, error) {
 	rows, _ := q.Query(ctx, sql, args) // its error comes back from rows
 	items, err := pgx.CollectRows(rows, pgx.RowToStructByName[T])
-	return items, fault(err)
+	return items, pgerr.Domain(err)
 }
 
 // one runs a query for exactly one row; ErrNotFound without.
 func one[T any](ctx context.Context, q querier, sql string, args pgx.StrictNamedArgs) (T, error) {
 	rows, _ := q.Query(ctx, sql, args) // its error comes back from rows
 	item, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[T])
-	return item, fault(err)
+	return item, pgerr.Domain(err)
 }
 
 // exec runs a statement; ErrNotFound when it touches no row.

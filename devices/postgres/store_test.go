@@ -23,6 +23,7 @@ import (
 
 	"millrace/devices"
 	"millrace/devices/catalog"
+	"millrace/devices/postgres/pgerr"
 	"millrace/migrations/pgtest"
 )
 
@@ -422,10 +423,10 @@ func TestUnavailable(t *testing.T) {
 	if err == nil {
 		away.Close(t.Context())
 	}
-	if !errors.Is(fault(err), devices.ErrUnavailable) {
+	if !errors.Is(pgerr.Domain(err), devices.ErrUnavailable) {
 		t.Errorf("no connection: %v", err)
 	}
-	if _, err := s.pool.Exec(t.Context(), "select pg_terminate_backend(pg_backend_pid())"); !errors.Is(fault(err), devices.ErrUnavailable) {
+	if _, err := s.pool.Exec(t.Context(), "select pg_terminate_backend(pg_backend_pid())"); !errors.Is(pgerr.Domain(err), devices.ErrUnavailable) {
 		t.Errorf("connection cut: %v", err)
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"millrace/devices"
 	"millrace/devices/catalog"
+	"millrace/devices/postgres/pgerr"
 )
 
 const tokenColumns = `select id, name, role, path as "group", hint, hash, created_at, created_by, expires, last_used from api_token`
@@ -61,7 +62,7 @@ func (s *Store) CreateToken(ctx context.Context, by devices.Actor, t devices.API
 		return err
 	})
 	if err != nil {
-		return t, fmt.Errorf("create token %s: %w", t.Name, fault(err))
+		return t, fmt.Errorf("create token %s: %w", t.Name, pgerr.Domain(err))
 	}
 	return t, nil
 }
@@ -81,7 +82,7 @@ func (s *Store) DeleteToken(ctx context.Context, by devices.Actor, id string) er
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("delete token %s: %w", id, fault(err))
+		return fmt.Errorf("delete token %s: %w", id, pgerr.Domain(err))
 	}
 	return nil
 }
@@ -115,7 +116,7 @@ func (s *Store) EnsureToken(ctx context.Context, by devices.Actor, t devices.API
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("ensure token %s: %w", t.Name, fault(err))
+		return fmt.Errorf("ensure token %s: %w", t.Name, pgerr.Domain(err))
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 
 	"millrace/devices"
 	"millrace/devices/catalog"
+	"millrace/devices/postgres/pgerr"
 )
 
 const userColumns = `select id, email, name, password_hash, disabled, created_at, last_login from site_user`
@@ -60,7 +61,7 @@ func (s *Store) CreateUser(ctx context.Context, by devices.Actor, u devices.User
 		return err
 	})
 	if err != nil {
-		return u, fmt.Errorf("create user %s: %w", u.Email, fault(err))
+		return u, fmt.Errorf("create user %s: %w", u.Email, pgerr.Domain(err))
 	}
 	return u, nil
 }
@@ -110,7 +111,7 @@ func (s *Store) UpdateUser(ctx context.Context, by devices.Actor, id string, cha
 		})
 	})
 	if err != nil {
-		return now, fmt.Errorf("update user %s: %w", id, fault(err))
+		return now, fmt.Errorf("update user %s: %w", id, pgerr.Domain(err))
 	}
 	return now, nil
 }
@@ -132,7 +133,7 @@ func (s *Store) DeleteUser(ctx context.Context, by devices.Actor, id string) err
 		})
 	})
 	if err != nil {
-		return fmt.Errorf("delete user %s: %w", id, fault(err))
+		return fmt.Errorf("delete user %s: %w", id, pgerr.Domain(err))
 	}
 	return nil
 }
@@ -162,7 +163,7 @@ func (s *Store) CreateFirstAdmin(ctx context.Context, by devices.Actor, u device
 		return m.ensureBinding(ctx, devices.Binding{User: u.ID, Role: devices.Admin, Group: devices.Site})
 	})
 	if err != nil {
-		return false, fmt.Errorf("create first admin %s: %w", u.Email, fault(err))
+		return false, fmt.Errorf("create first admin %s: %w", u.Email, pgerr.Domain(err))
 	}
 	return created, nil
 }

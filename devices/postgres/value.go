@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"millrace/devices"
+	"millrace/devices/postgres/pgerr"
 )
 
 const (
@@ -55,7 +56,7 @@ func (s *Store) LastValues(ctx context.Context, stream string) (position uint64,
 		return err
 	})
 	if err != nil {
-		return 0, nil, fmt.Errorf("last values: %w", fault(err))
+		return 0, nil, fmt.Errorf("last values: %w", pgerr.Domain(err))
 	}
 	return position, values, nil
 }
