@@ -189,6 +189,23 @@ func (c *Catalog) Resolve(device, metric []byte, k devices.Kind) (id devices.Ser
 	return id, err == nil
 }
 
+// Known returns the id of a series that Resolve or Device.Series has made; ok is false where there is none. Unlike these it learns nothing of a
+// kind, so it is for who reads what is older than what others have read.
+func (c *Catalog) Known(device, metric []byte) (id devices.SeriesID, ok bool) {
+	c.mu.RLock()
+	d := c.devices[devices.ID(device)]
+	c.mu.RUnlock()
+	if d == nil {
+		return 0, false
+	}
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if s := d.series[string(metric)]; s != nil {
+		return s.id, true
+	}
+	return 0, false
+}
+
 // Groups returns all groups sorted by path, with device counts.
 func (c *Catalog) Groups() []devices.Group {
 	groups := slices.Clone(c.site.Load().groups)

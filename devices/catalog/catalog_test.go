@@ -408,3 +408,24 @@ func BenchmarkSeries(b *testing.B) {
 		c.Device("d").Series(metric, devices.Float)
 	}
 }
+
+// Known finds what was made and leaves its kind alone, which Resolve does not.
+func TestKnown(t *testing.T) {
+	c, _ := loaded(t, Config{}, device("a"))
+	id, ok := c.Resolve([]byte("a"), []byte("temp"), devices.String)
+	if !ok {
+		t.Fatal("no series")
+	}
+	f := func(device, metric string, want devices.SeriesID) {
+		t.Helper()
+		if got, ok := c.Known([]byte(device), []byte(metric)); got != want || ok != (want != 0) {
+			t.Errorf("%s/%s is %d, %v; want %d", device, metric, got, ok, want)
+		}
+	}
+	f("a", "temp", id)
+	f("a", "humidity", 0)
+	f("b", "temp", 0)
+	if s, _, _ := c.Series(id); s.Kind != devices.String {
+		t.Errorf("the kind is %v now", s.Kind)
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,6 +30,25 @@ type Reader struct {
 	target   uint64 // last sequence when Run began
 	catchUp  sync.Once
 	caughtUp chan struct{}
+
+	seek atomic.Pointer[seek] // where to go on, asked for and not yet done
+
+	mu      sync.Mutex              // guards what follows
+	stop    context.CancelCauseFunc // ends read; nil while there is none
+	waits   []waiter
+	waiting atomic.Int32 // len(waits), for deliver
+}
+
+// seek is another place to read from.
+type seek struct {
+	seq   uint64
+	ready func()
+}
+
+// waiter is one who waits for a sequence.
+type waiter struct {
+	seq  uint64
+	done chan struct{}
 }
 
 // Reader returns a reader that starts at sequence from (or the first there is, if later). A position beyond the end of the
@@ -44,10 +64,67 @@ func (r *Reader) CaughtUp() <-chan struct{} { return r.caughtUp }
 // Delivered is the last sequence that the sinks have seen; 0 before the first.
 func (r *Reader) Delivered() uint64 { return r.seen.Load() }
 
+// Wait returns when the sinks have seen seq, or with ctx's error.
+func (r *Reader) Wait(ctx context.Context, seq uint64) error {
+	if r.seen.Load() >= seq {
+		return nil
+	}
+	w := waiter{seq, make(chan struct{})}
+	r.mu.Lock()
+	r.waits = append(r.waits, w)
+	r.waiting.Store(int32(len(r.waits)))
+	r.mu.Unlock()
+	defer r.answer(func(other waiter) bool { return other == w })
+	if r.seen.Load() >= seq { // after waiting was raised, so that deliver has seen either
+		return nil
+	}
+	select {
+	case <-w.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// answer ends some waits.
+func (r *Reader) answer(which func(waiter) bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.waits = slices.DeleteFunc(r.waits, func(w waiter) bool {
+		if which(w) {
+			close(w.done)
+			return true
+		}
+		return false
+	})
+	r.waiting.Store(int32(len(r.waits)))
+}
+
+// Seek has Run deliver from seq on, back or forth in the same stream. Run calls ready before the first message from there; until then messages of
+// before may still be delivered. It does not block.
+func (r *Reader) Seek(seq uint64, ready func()) {
+	r.seek.Store(&seek{seq, ready})
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.stop != nil {
+		r.stop(errSeek)
+	}
+}
+
+// goTo does what Seek asked for.
+func (r *Reader) goTo() {
+	if to := r.seek.Swap(nil); to != nil {
+		r.next = max(to.seq, 1)
+		r.seen.Store(r.next - 1)
+		to.ready()
+	}
+}
+
 // Run delivers until ctx ends, and waits for NATS however long it is away. It calls the sinks on its own goroutine.
 func (r *Reader) Run(ctx context.Context) error {
 	started := false
 	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
+		r.goTo()
 		err := r.begin(ctx, !started)
 		if err == nil {
 			started = true
@@ -59,6 +136,9 @@ func (r *Reader) Run(ctx context.Context) error {
 		}
 		if ctx.Err() != nil {
 			return nil
+		}
+		if errors.Is(err, errSeek) {
+			continue
 		}
 		r.s.log.Warn("reader of the spine starts again", "at", r.next, "err", err)
 		select {
@@ -115,7 +195,10 @@ func (r *Reader) guard(ctx context.Context, stop context.CancelCauseFunc) {
 	}
 }
 
-var errReplaced = errors.New("the stream is another one")
+var (
+	errReplaced = errors.New("the stream is another one")
+	errSeek     = errors.New("to be read from elsewhere")
+)
 
 // read delivers from r.next on until something fails. The consumer is an ordered one: the client library keeps count
 // of deliveries and starts anew where one is missing. It is told to try that once, because its own pauses can't be ended.
@@ -140,7 +223,12 @@ func (r *Reader) read(ctx context.Context) error {
 	guard.Go(func() { r.guard(ctx, stop) })
 	defer guard.Wait()
 	defer stop(nil)
+	r.setStop(stop)
+	defer r.setStop(nil)
 	for {
+		if r.seek.Load() != nil {
+			return errSeek
+		}
 		msg, err := it.Next(jetstream.NextContext(ctx))
 		if err != nil {
 			return cmp.Or(context.Cause(ctx), err)
@@ -151,6 +239,12 @@ func (r *Reader) read(ctx context.Context) error {
 		}
 		r.deliver(meta.Sequence.Stream, msg.Data())
 	}
+}
+
+func (r *Reader) setStop(stop context.CancelCauseFunc) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stop = stop
 }
 
 func (r *Reader) deliver(seq uint64, data []byte) {
@@ -172,6 +266,9 @@ func (r *Reader) deliver(seq uint64, data []byte) {
 	}
 	r.next = seq + 1
 	r.seen.Store(seq)
+	if r.waiting.Load() > 0 {
+		r.answer(func(w waiter) bool { return w.seq <= seq })
+	}
 	r.s.noteLast(seq)
 	r.s.delivered.Add(uint64(len(samples)))
 	r.s.unknown.Add(uint64(r.decoder.unknown))

@@ -1,6 +1,7 @@
 package spine
 
 import (
+	"context"
 	"strconv"
 	"strings"
 	"testing"
@@ -124,4 +125,55 @@ func TestAddressesWithoutPasswords(t *testing.T) {
 	if err == nil || strings.Contains(err.Error(), "secret") || !strings.Contains(err.Error(), "nats://127.0.0.1:1") {
 		t.Errorf("nothing listens there: %v", err)
 	}
+}
+
+// Whoever waits for a sequence goes on when the sinks have seen it, and not before.
+func TestWait(t *testing.T) {
+	servers(t, func(t *testing.T, c Config) {
+		s, _ := open(t, c)
+		fill(t, s, 1, 3)
+		var got log
+		r, _ := read(t, s, 0, &got)
+		if err := r.Wait(t.Context(), 3); err != nil || got.len() < 3 {
+			t.Fatalf("%v, %d samples", err, got.len())
+		}
+		done := make(chan error)
+		for range 3 {
+			go func() { done <- r.Wait(t.Context(), 4) }()
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() { done <- r.Wait(ctx, 1000) }()
+		cancel()
+		if err := <-done; err != context.Canceled {
+			t.Fatalf("%v", err)
+		}
+		fill(t, s, 4, 1)
+		for range 3 {
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
+// A reader goes back, and forth, when it is told to.
+func TestSeek(t *testing.T) {
+	servers(t, func(t *testing.T, c Config) {
+		s, _ := open(t, c)
+		fill(t, s, 1, 10)
+		var got log
+		r, _ := read(t, s, 0, &got)
+		wait(t, r.CaughtUp(), "caught up")
+		from := make(chan int, 1)
+		r.Seek(4, func() { from <- got.len() })
+		n := <-from
+		eventually(t, "read again", func() bool { return got.len() == n+7 })
+		if got.samples[n].Value != 4 {
+			t.Errorf("it went to %v", got.samples[n].Value)
+		}
+		fill(t, s, 11, 1)
+		if err := r.Wait(t.Context(), 11); err != nil || s.Stats().Lost != 0 {
+			t.Errorf("%v, %+v", err, s.Stats())
+		}
+	})
 }
