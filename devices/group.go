@@ -69,8 +69,9 @@ func WithAncestors(paths []GroupPath) []GroupPath {
 type Group struct {
 	Path      GroupPath     `json:"path"`
 	Label     string        `json:"label"`
-	Tick      time.Duration `json:"-"`       // how often its changes are cut; 0 means the default. API: "tickMs"
-	Devices   int           `json:"devices"` // devices in it or below; read only
+	Tick      time.Duration `json:"-"`             // how often its changes are cut; 0 means the default. API: "tickMs"
+	Retention *int          `json:"retentionDays"` // how long samples of its devices stay, in days; Forever; nil: as in the group above
+	Devices   int           `json:"devices"`       // devices in it or below; read only
 	CreatedAt time.Time     `json:"createdAt"`
 }
 
@@ -91,6 +92,9 @@ func (g Group) Validate() error {
 	}
 	if g.Tick != 0 && (g.Tick < MinTick || g.Tick > MaxTick) {
 		return Invalid("tickMs", "must be between %d and %d milliseconds", MinTick.Milliseconds(), MaxTick.Milliseconds())
+	}
+	if g.Retention != nil && (*g.Retention < Forever || *g.Retention > MaxRetention) {
+		return Invalid("retentionDays", "must be 1 to %d days, 0 for ever, or nothing for that of the group above", MaxRetention)
 	}
 	return nil
 }

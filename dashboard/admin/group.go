@@ -190,7 +190,7 @@ func (h *handler) deleteGroup(c *fiber.Ctx) error {
 	}
 	p := devices.GroupPath(asked(c, "path"))
 	if err = typed(c, &q); err == nil {
-		err = h.Inventory.DeleteGroup(c.UserContext(), auth.Caller(c), p)
+		err = h.Inventory.DeleteGroup(c.UserContext(), auth.Caller(c), p, false)
 	}
 	if err != nil {
 		return confirmAgain(c, q, err)

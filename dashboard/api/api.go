@@ -179,24 +179,27 @@ func duration(ms *int64) *time.Duration {
 	return &d
 }
 
-// A limit is a number, null, or absent.
-type limit struct {
+// A nullable is a value, null, or absent.
+type nullable[T any] struct {
 	set   bool
-	value *float64
+	value *T
 }
 
 // UnmarshalJSON implements json.Unmarshaler.
-func (l *limit) UnmarshalJSON(b []byte) error {
-	l.set = true
-	return json.Unmarshal(b, &l.value)
+func (n *nullable[T]) UnmarshalJSON(b []byte) error {
+	n.set = true
+	return json.Unmarshal(b, &n.value)
 }
 
-func (l limit) pointer() **float64 {
-	if !l.set {
+func (n nullable[T]) pointer() **T {
+	if !n.set {
 		return nil
 	}
-	return &l.value
+	return &n.value
 }
+
+// A limit is of a normal band.
+type limit = nullable[float64]
 
 // systemInfo is GET /api/v1/system.
 func (a *API) systemInfo(c *fiber.Ctx) error {

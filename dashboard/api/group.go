@@ -47,14 +47,15 @@ func (a *API) listGroups(c *fiber.Ctx) error {
 
 func (a *API) createGroup(c *fiber.Ctx) error {
 	var r struct {
-		Path   devices.GroupPath `json:"path"`
-		Label  string            `json:"label"`
-		TickMs *int64            `json:"tickMs"`
+		Path      devices.GroupPath `json:"path"`
+		Label     string            `json:"label"`
+		TickMs    *int64            `json:"tickMs"`
+		Retention *int              `json:"retentionDays"`
 	}
 	if err := decode(c, &r); err != nil {
 		return err
 	}
-	g := devices.Group{Path: r.Path, Label: r.Label}
+	g := devices.Group{Path: r.Path, Label: r.Label, Retention: r.Retention}
 	if t := duration(r.TickMs); t != nil {
 		g.Tick = *t
 	}
@@ -87,13 +88,14 @@ func (a *API) patchGroup(c *fiber.Ctx) error {
 		return err
 	}
 	var r struct {
-		Label  *string `json:"label"`
-		TickMs *int64  `json:"tickMs"`
+		Label     *string       `json:"label"`
+		TickMs    *int64        `json:"tickMs"`
+		Retention nullable[int] `json:"retentionDays"`
 	}
 	if err := decode(c, &r); err != nil {
 		return err
 	}
-	g, err := a.d.Inventory.UpdateGroup(c.UserContext(), auth.Caller(c), p, inventory.GroupPatch{Label: r.Label, Tick: duration(r.TickMs)})
+	g, err := a.d.Inventory.UpdateGroup(c.UserContext(), auth.Caller(c), p, inventory.GroupPatch{Label: r.Label, Tick: duration(r.TickMs), Retention: r.Retention.pointer()})
 	return answer(c, groupView(g), err)
 }
 
@@ -102,5 +104,9 @@ func (a *API) deleteGroup(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	return none(c, a.d.Inventory.DeleteGroup(c.UserContext(), auth.Caller(c), p))
+	withDevices, err := flag(c, "devices")
+	if err != nil {
+		return err
+	}
+	return none(c, a.d.Inventory.DeleteGroup(c.UserContext(), auth.Caller(c), p, withDevices))
 }

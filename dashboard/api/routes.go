@@ -31,7 +31,7 @@ var routes = []route{
 	{"POST", "/api/v1/devices.csv", "importDevices", "devices", "Make and change devices by CSV, all or, when a row is at fault (422), nothing", "dryRun", "csv", "ImportReport", 200, (*API).importDevices},
 	{"GET", "/api/v1/devices/{id}", "getDevice", "devices", "A device", "", "", "Device", 200, (*API).getDevice},
 	{"PATCH", "/api/v1/devices/{id}", "updateDevice", "devices", "Change what is given of a device", "", "DevicePatch", "Device", 200, (*API).patchDevice},
-	{"DELETE", "/api/v1/devices/{id}", "deleteDevice", "devices", "Delete a device; its connections end", "", "", "", 204, (*API).deleteDevice},
+	{"DELETE", "/api/v1/devices/{id}", "deleteDevice", "devices", "Delete a device and what is recorded of it; its connections end", "", "", "", 204, (*API).deleteDevice},
 	{"GET", "/api/v1/devices/{id}/credentials", "listCredentials", "devices", "Credentials of a device, without their secrets", "", "", "CredentialList", 200, (*API).listCredentials},
 	{"POST", "/api/v1/devices/{id}/credentials", "createCredential", "devices", "Make a credential; its token is shown this once", "", "CredentialCreate?", "CredentialCreated", 201, (*API).createCredential},
 	{"DELETE", "/api/v1/devices/{id}/credentials/{credential}", "deleteCredential", "devices", "Revoke a credential; its connections end", "", "", "", 204, (*API).deleteCredential},
@@ -43,7 +43,7 @@ var routes = []route{
 	{"GET", "/api/v1/groups/{group}/stream", "streamGroup", "live", "Live JSON frames as server-sent events, see docs/protocol.md", "series pace detail format credit from", "", "events", 200, nil},
 	{"GET", "/api/v1/groups/{group}", "getGroup", "groups", "A group", "stats", "", "Group", 200, (*API).getGroup},
 	{"PATCH", "/api/v1/groups/{group}", "updateGroup", "groups", "Change what is given of a group", "", "GroupPatch", "Group", 200, (*API).patchGroup},
-	{"DELETE", "/api/v1/groups/{group}", "deleteGroup", "groups", "Delete a group and all below it, with their bindings; devices stay", "", "", "", 204, (*API).deleteGroup},
+	{"DELETE", "/api/v1/groups/{group}", "deleteGroup", "groups", "Delete a group and all below it, with their bindings; devices stay unless devices=1", "devices", "", "", 204, (*API).deleteGroup},
 
 	{"GET", "/api/v1/series", "listSeries", "series", "Series one may see", "group device metric q after limit", "", "SeriesList", 200, (*API).listSeries},
 	{"GET", "/api/v1/metrics", "listMetrics", "series", "Metrics, the defaults of series of one name", "", "", "MetricList", 200, (*API).listMetrics},

@@ -148,7 +148,7 @@ func (p DevicePatch) apply(c Caller, d *devices.Device) error {
 	return nil
 }
 
-// DeleteDevice deletes one with its credentials, series and values.
+// DeleteDevice deletes one with its credentials, series, values and what is recorded of it.
 func (v *Inventory) DeleteDevice(ctx context.Context, c Caller, id devices.ID) error {
 	if err := signedIn(c); err != nil {
 		return err

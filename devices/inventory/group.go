@@ -48,7 +48,7 @@ func (v *Inventory) CreateGroup(ctx context.Context, c Caller, g devices.Group) 
 	return g, v.apply(ctx, groupsChanged)
 }
 
-// UpdateGroup changes label or tick.
+// UpdateGroup changes label, tick or retention. What a shorter retention no longer keeps is deleted within the hour.
 func (v *Inventory) UpdateGroup(ctx context.Context, c Caller, path devices.GroupPath, p GroupPatch) (devices.Group, error) {
 	if err := needGroup(c, devices.Admin, path); err != nil {
 		return devices.Group{}, fmt.Errorf("group %s: %w", path, err)
@@ -56,6 +56,7 @@ func (v *Inventory) UpdateGroup(ctx context.Context, c Caller, path devices.Grou
 	g, err := v.store.UpdateGroup(ctx, c.Actor(), path, func(g *devices.Group) error {
 		set(&g.Label, p.Label)
 		set(&g.Tick, p.Tick)
+		set(&g.Retention, p.Retention)
 		return g.Validate()
 	})
 	if err != nil {
@@ -64,16 +65,17 @@ func (v *Inventory) UpdateGroup(ctx context.Context, c Caller, path devices.Grou
 	return g, v.apply(ctx, groupsChanged)
 }
 
-// DeleteGroup deletes the group and all below it, with their bindings; devices stay.
-func (v *Inventory) DeleteGroup(ctx context.Context, c Caller, path devices.GroupPath) error {
+// DeleteGroup deletes the group and all below it, with their bindings. Devices stay, unless withDevices is set: then those that are in
+// no other group go, too, with all that belongs to them and is recorded of them.
+func (v *Inventory) DeleteGroup(ctx context.Context, c Caller, path devices.GroupPath, withDevices bool) error {
 	if err := needGroup(c, devices.Admin, path); err != nil {
 		return fmt.Errorf("group %s: %w", path, err)
 	}
-	left, err := v.store.DeleteGroup(ctx, c.Actor(), path)
+	left, deleted, err := v.store.DeleteGroup(ctx, c.Actor(), path, withDevices)
 	if err != nil {
 		return err
 	}
-	return v.apply(ctx, accessChanged, devicesChanged(left...), groupsChanged)
+	return v.apply(ctx, accessChanged, devicesChanged(append(left, deleted...)...), groupsChanged)
 }
 
 // Series returns a page of those the caller may see, by device and metric.

@@ -38,8 +38,9 @@ type DevicePatch struct {
 
 // A GroupPatch changes the fields that are not nil.
 type GroupPatch struct {
-	Label *string
-	Tick  *time.Duration
+	Label     *string
+	Tick      *time.Duration
+	Retention **int // a pointer to nil: as in the group above
 }
 
 // A UserPatch changes the fields that are not nil.

@@ -212,7 +212,7 @@ func TestRights(t *testing.T) {
 		p := devices.GroupPath(fmt.Sprint("p/del", n))
 		_, err := s.CreateGroup(ctx, system, devices.Group{Path: p})
 		must(err)
-		return s.DeleteGroup(ctx, c, p)
+		return s.DeleteGroup(ctx, c, p, false)
 	})
 	f("series", "++++++++u", func(c Caller, _ int) error { _, err := s.Series(ctx, c, SeriesFilter{}); return err })
 	f("edit series", "++fffnnnu", func(c Caller, n int) error {
@@ -385,7 +385,7 @@ func TestChangesAreInForceAtOnce(t *testing.T) {
 		}
 	}
 	viewer := s.user("v@example.com", "viewer p")
-	if err := s.DeleteGroup(ctx, system, "p"); err != nil {
+	if err := s.DeleteGroup(ctx, system, "p", false); err != nil {
 		t.Fatal(err)
 	}
 	if now := s.caller(viewer.ID); now.Can(devices.Viewer, "p") || len(s.cat.DevicesIn("p")) != 0 || len(s.cat.Groups()) != 0 {

@@ -37,12 +37,13 @@ type CredentialStore interface {
 	DeleteCredential(ctx context.Context, by devices.Actor, device devices.ID, id string) error
 }
 
-// GroupStore keeps groups. DeleteGroup also deletes what is below with all bindings, and returns the devices that were in it.
+// GroupStore keeps groups. DeleteGroup also deletes what is below with all bindings and, if told so, the devices that are in no other
+// group; it returns the devices that were in it, those that are left and those that are not.
 type GroupStore interface {
 	Group(ctx context.Context, path devices.GroupPath) (devices.Group, error)
 	CreateGroup(ctx context.Context, by devices.Actor, g devices.Group) (devices.Group, error)
 	UpdateGroup(ctx context.Context, by devices.Actor, path devices.GroupPath, change func(*devices.Group) error) (devices.Group, error)
-	DeleteGroup(ctx context.Context, by devices.Actor, path devices.GroupPath) ([]devices.ID, error)
+	DeleteGroup(ctx context.Context, by devices.Actor, path devices.GroupPath, withDevices bool) (left, deleted []devices.ID, err error)
 }
 
 // SeriesStore keeps the settings of series and metrics.

@@ -123,7 +123,7 @@ func (s *Store) UpdateDevice(ctx context.Context, by devices.Actor, id devices.I
 	return now, nil
 }
 
-// DeleteDevice deletes a device with all that belongs to it, if the check, called with the row locked, has no objection.
+// DeleteDevice deletes a device with all that belongs to it and is recorded of it, if the check, called with the row locked, has no objection.
 func (s *Store) DeleteDevice(ctx context.Context, by devices.Actor, id devices.ID, check func(devices.Device) error) error {
 	err := s.mutate(ctx, by, func(m *mutation) error {
 		d, err := one[devices.Device](ctx, m, deviceByIDLocked, pgx.StrictNamedArgs{"id": string(id)})
@@ -138,7 +138,7 @@ func (s *Store) DeleteDevice(ctx context.Context, by devices.Actor, id devices.I
 		}
 		m.audit("device.delete", string(id), map[string]any{"label": d.Label, "groups": d.Groups})
 		m.changed(catalog.DevicesChanged, id)
-		return nil
+		return m.dropHistory(ctx, []devices.ID{id})
 	})
 	if err != nil {
 		return fmt.Errorf("delete device %s: %w", id, pgerr.Domain(err))

@@ -16,7 +16,7 @@ const (
 	loadDevices     = deviceColumns + ` where @ids::text[] is null or d.id = any(@ids::text[])`
 	loadCredentials = credentialColumns + ` where @ids::text[] is null or device = any(@ids::text[]) order by created_at, id`
 	loadSeries      = seriesColumns + ` where @ids::text[] is null or device = any(@ids::text[]) order by created_at, metric`
-	loadGroups      = `select path, label, tick_ms * 1000000 as tick, created_at, 0 as devices from device_group order by path`
+	loadGroups      = `select path, label, tick_ms * 1000000 as tick, retention_days as retention, created_at, 0 as devices from device_group order by path`
 	loadUsers       = userColumns
 	loadTokens      = tokenColumns
 	loadBindings    = bindingColumns

@@ -204,7 +204,7 @@ func TestGroupsNest(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	left, err := s.DeleteGroup(ctx, admin, "a")
+	left, _, err := s.DeleteGroup(ctx, admin, "a", false)
 	if err != nil || !slices.Equal(left, []devices.ID{"d1", "d2"}) {
 		t.Errorf("delete: %v, %v", left, err)
 	}
@@ -214,7 +214,7 @@ func TestGroupsNest(t *testing.T) {
 	if b, err := s.Bindings(ctx, devices.Site, u.ID, ""); err != nil || len(b) != 1 || b[0].Group != "a-b" {
 		t.Errorf("bindings: %+v, %v", b, err)
 	}
-	if _, err := s.DeleteGroup(ctx, admin, "a"); !errors.Is(err, devices.ErrNotFound) {
+	if _, _, err := s.DeleteGroup(ctx, admin, "a", false); !errors.Is(err, devices.ErrNotFound) {
 		t.Errorf("again: %v", err)
 	}
 	if _, err := s.CreateBinding(ctx, admin, devices.Binding{User: u.ID, Group: "a", Role: devices.Viewer}); !errors.Is(err, devices.ErrNotFound) {
