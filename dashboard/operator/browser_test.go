@@ -204,7 +204,7 @@ func TestPages(t *testing.T) {
 
 	do(t, ctx, chromedp.Navigate(s.addr+"/g/plant1"))
 	eventually(t, ctx, "live state", `document.getElementById("conn").dataset.state === "live"`)
-	eventually(t, ctx, "five charts", `document.querySelectorAll("#charts .chart canvas").length >= 3 && document.querySelectorAll("#charts .chart").length === 5`)
+	eventually(t, ctx, "a chart for each metric", `document.querySelectorAll("#charts .chart canvas").length >= 3 && document.querySelectorAll("#charts .chart").length === 7`)
 	eventually(t, ctx, "values", `[...document.querySelectorAll("#values .v")].some(e => /\d/.test(e.textContent))`)
 	if *screenshots != "" {
 		do(t, ctx, chromedp.Sleep(12*time.Second))
@@ -236,7 +236,7 @@ func TestPages(t *testing.T) {
 	axe(t, ctx, "help")
 
 	do(t, ctx, chromedp.Navigate(s.addr+"/devices/press-2"))
-	eventually(t, ctx, "five charts of a device", `document.querySelectorAll("#charts .chart").length === 5 && document.querySelectorAll("#values tbody tr:not(.spacer)").length === 7`)
+	eventually(t, ctx, "charts of a device", `document.querySelectorAll("#charts .chart").length === 7 && document.querySelectorAll("#values tbody tr:not(.spacer)").length === 7`)
 	eventually(t, ctx, "its state", `document.querySelector("#values").innerText.match(/running|idle|cleaning/) !== null`)
 	axe(t, ctx, "device")
 	shoot(t, ctx, "device")

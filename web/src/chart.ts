@@ -1,22 +1,44 @@
-// A chart of one metric: up to twelve lines with their min–max bands. uPlot gives axes, scales and the cursor; the lines are
-// drawn straight from the rings, so nothing is copied per frame and every line keeps its own times.
+// A chart: up to twelve lines over the page's time, with their min–max bands. uPlot gives axes, scales and the cursor; lines, steps and
+// strips are drawn straight from the buckets (draw.ts). Each unit has its own axis. Where all series are switches or words, it is a strip of states
+// for each.
 import uPlot from "uplot";
+import { day, moment, ticks } from "./axis";
+import { type Area, type Look, line, steps, strip } from "./draw";
 import { make, setText } from "./dom";
-import { age, number } from "./format";
+import { age, amount, number } from "./format";
+import { gestures } from "./gestures";
+import type { Filled } from "./backfill";
 import type { Task } from "./paint";
-import { type Ring, SPANS, type Store } from "./store";
+import { Kind, type Store } from "./store";
+import type { Timeline } from "./timeline";
 import { Quality } from "./wire";
 
 export const LINES = 12;
+const AXES = 4; // units with an axis of their own
 const HEIGHT = 168;
+const LANE = 24; // px of a strip of states; what one points at is not lower
+const UNDER = 26; // px of the time axis
 
+/** What charts and the table share. */
 export interface Context {
   store: Store;
-  span(): number; // index into SPANS
-  now(): number; // right edge, server's clock; stands still while paused
+  time: Timeline;
+  now(): number; // what ages are counted from; stands still while paused
   mark(t: Task): void;
   shown(): void; // what is in view has changed
   text(slot: number): string; // value as the table writes it, without unit
+  hidden: Set<string>; // "device/metric" of lines that are switched off
+  hide(slot: number, alone: boolean): void; // switches a line off or on, or all others
+  retry(): void; // asks history again
+  nearest(chart: Chart): void; // goes to where there is something
+  extent(chart: Chart): Promise<{ oldest: number; newest: number } | null>; // of what is recorded
+}
+
+/** How a chart is called and calls its lines. */
+export interface ChartOptions {
+  key: string; // distinguishes it on its page
+  title: string;
+  name?(slot: number): string; // of a line; usually the device
 }
 
 interface Colors {
@@ -25,6 +47,7 @@ interface Colors {
   axis: string;
   band: string;
   ink: string;
+  sunk: string;
   font: string;
 }
 let colors: Colors | null = null;
@@ -38,7 +61,7 @@ function palette(): Colors {
   if (!colors) {
     const s = getComputedStyle(document.documentElement);
     const v = (name: string) => s.getPropertyValue(name).trim();
-    colors = { lines: [], grid: v("--grid"), axis: v("--axis"), band: v("--band"), ink: v("--ink"), font: `11px ${v("--font")}` };
+    colors = { lines: [], grid: v("--grid"), axis: v("--axis"), band: v("--band"), ink: v("--ink"), sunk: v("--sunk"), font: `11px ${v("--font")}` };
     for (let i = 1; i <= LINES; i++) colors.lines.push(v("--line-" + i));
   }
   return colors;
@@ -46,70 +69,95 @@ function palette(): Colors {
 
 interface Entry {
   row: HTMLLIElement;
-  name: HTMLElement;
+  key: HTMLButtonElement;
   value: HTMLElement;
-  version: number;
+}
+
+/** The vertical scale of the lines of one unit. */
+interface Scale {
+  unit: string;
+  lo: number;
+  hi: number;
+  shrinkAt: number;
 }
 
 const sync = uPlot.sync("live");
 
-export class Chart implements Task {
+export class Chart implements Task, Filled {
   dirty = true;
   every = 66;
   painted = 0;
   visible = false;
-  slots: number[] = []; // all series of the metric that pass the filter
+  slots: number[] = []; // all series of the chart that pass the filter
   lines: number[] = []; // those drawn now
+  readonly key: string;
   readonly card: HTMLElement;
   private first = 0; // of slots, drawn as the first line
   private plot: uPlot | null = null;
-  private holder: HTMLElement;
-  private title: HTMLElement;
-  private unit: HTMLElement;
-  private pager: HTMLElement;
-  private range: HTMLElement;
-  private legend: HTMLOListElement;
-  private tableHolder: HTMLElement;
-  private toggle: HTMLButtonElement;
+  private readonly body: HTMLElement;
+  private readonly holder: HTMLElement;
+  private readonly title: HTMLElement;
+  private readonly unit: HTMLElement;
+  private readonly pager: HTMLElement;
+  private readonly range: HTMLElement;
+  private readonly legend: HTMLOListElement;
+  private readonly tableHolder: HTMLElement;
+  private readonly toggle: HTMLButtonElement;
+  private readonly note = make("div", { class: "chart-note", hidden: true });
+  private readonly pointer = make("div", { class: "cursor-time", hidden: true });
   private entries: Entry[] = [];
+  private scales: Scale[] = [];
+  private scaleOf: number[] = []; // of each line
+  private strips = false;
   private lit = -1; // line under the pointer in the legend
-  private lo = NaN;
-  private hi = NaN;
-  private shrinkAt = 0;
   private asTable = false;
-  private decimals = 0; // of all lines alike, so that they can be compared at a glance
+  private decimals: number[] = []; // of each scale alike, so that lines can be compared at a glance
   private x = new Float64Array(2);
-  private y = new Float64Array(2).fill(NaN);
-  private data: uPlot.AlignedData;
+  private data: uPlot.AlignedData = [[]];
+  private drawnAt = 0;
+  private drawnFrom = 0;
+  private drawnTo = 0;
+  private drawnVersion = -1;
+  private force = true;
+  private pointed = false;
+  private words = new Map<string, number>();
+  private told = "";
 
   constructor(
-    readonly metric: string,
+    private readonly options: ChartOptions,
     private readonly ctx: Context,
   ) {
-    this.data = [this.x, this.y] as unknown as uPlot.AlignedData;
-    this.title = make("h3", {}, metric);
+    const title = options.title;
+    this.key = options.key;
+    this.title = make("h3", {}, title);
     this.unit = make("span", { class: "unit" });
     this.range = make("span", { class: "muted" });
-    const back = make("button", { type: "button", class: "plain icon-only", "aria-label": `Earlier lines of ${metric}` }, "‹");
-    const on = make("button", { type: "button", class: "plain icon-only", "aria-label": `Further lines of ${metric}` }, "›");
+    const back = make("button", { type: "button", class: "plain icon-only", "aria-label": `Earlier lines of ${title}` }, "‹");
+    const on = make("button", { type: "button", class: "plain icon-only", "aria-label": `Further lines of ${title}` }, "›");
     back.addEventListener("click", () => this.page(-LINES));
     on.addEventListener("click", () => this.page(LINES));
     this.pager = make("span", { class: "pager", hidden: true }, back, this.range, on);
     this.toggle = make("button", { type: "button", class: "plain chart-toggle", "aria-pressed": "false", title: "Show the values as a table (t)" }, "Table");
     this.toggle.addEventListener("click", () => this.flip());
     this.holder = make("div", { class: "plot", "aria-hidden": "true" });
-    this.tableHolder = make("div", { class: "plot-table", hidden: true, tabindex: 0, role: "region", "aria-label": `Values of ${metric}` });
+    this.tableHolder = make("div", { class: "plot-table", hidden: true, tabindex: 0, role: "region", "aria-label": `Values of ${title}` });
     this.legend = make("ol", { class: "legend" });
+    this.body = make("div", { class: "chart-body" }, this.holder, this.legend);
     this.card = make(
       "section",
-      { class: "card chart", tabindex: 0, "aria-label": `Chart of ${metric}`, "data-metric": metric },
+      { class: "card chart", tabindex: 0, "aria-label": `Chart of ${title}`, "data-key": options.key },
       make("header", { class: "card-head" }, this.title, this.unit, make("span", { class: "end" }, this.pager, this.toggle)),
-      this.holder,
+      this.body,
       this.tableHolder,
-      this.legend,
+      this.note,
     );
     this.card.addEventListener("keydown", (e) => {
       if (e.target === this.card && e.key === "t") this.flip();
+    });
+    this.holder.addEventListener("pointerenter", () => (this.pointed = true));
+    this.holder.addEventListener("pointerleave", () => {
+      this.pointed = false;
+      this.pointer.hidden = true;
     });
   }
 
@@ -126,10 +174,9 @@ export class Chart implements Task {
   private flip(): void {
     this.asTable = !this.asTable;
     this.toggle.setAttribute("aria-pressed", String(this.asTable));
-    this.holder.hidden = this.asTable;
-    this.legend.hidden = this.asTable;
+    this.body.hidden = this.asTable;
     this.tableHolder.hidden = !this.asTable;
-    this.ctx.mark(this);
+    this.redraw();
   }
 
   setSlots(slots: number[]): void {
@@ -137,52 +184,136 @@ export class Chart implements Task {
     if (this.first >= slots.length) this.first = 0;
     const s = this.ctx.store;
     const named = slots.find((x) => s.label[x]);
-    if (named !== undefined && s.label[named] !== this.metric) this.title.title = s.label[named];
-    const units = new Set(slots.map((x) => s.unit[x]).filter(Boolean));
-    setText(this.unit, units.size === 1 ? [...units][0] : units.size > 1 ? "several units" : "");
+    if (named !== undefined && s.label[named] !== this.options.title) this.title.title = s.label[named];
     this.choose();
   }
 
   private choose(): void {
+    const s = this.ctx.store;
     const next = this.slots.slice(this.first, this.first + LINES);
-    const same = next.length === this.lines.length && next.every((s, i) => s === this.lines[i]);
+    const same = next.length === this.lines.length && next.every((x, i) => x === this.lines[i]);
     this.lines = next;
     this.pager.hidden = this.slots.length <= LINES;
     setText(this.range, `${this.first + 1}–${this.first + next.length} of ${this.slots.length}`);
+    const strips = next.length > 0 && next.every((x) => s.state(x));
+    const units: string[] = [];
+    this.scaleOf = next.map((x) => {
+      const unit = s.kind[x] === Kind.Bool ? "on/off" : s.unit[x];
+      let i = units.indexOf(unit);
+      if (i < 0) i = units.push(unit) - 1;
+      return i;
+    });
+    setText(this.unit, strips || units.length === 0 ? "" : units.length === 1 ? units[0] : units.filter(Boolean).join(" · "));
+    if (strips !== this.strips || units.length !== this.scales.length || units.some((u, i) => u !== this.scales[i].unit) || (strips && !same)) {
+      this.strips = strips;
+      this.scales = units.map((unit) => ({ unit, lo: NaN, hi: NaN, shrinkAt: 0 }));
+      this.decimals = units.map(() => 0);
+      this.body.classList.toggle("states", strips);
+      this.restyle();
+    }
     if (!same) {
       this.legend.replaceChildren();
-      this.entries = next.map((slot, i) => {
-        const name = make("a", { href: "/devices/" + this.ctx.store.device[slot] }, this.ctx.store.device[slot]);
-        const value = make("span", { class: "legend-value" });
-        const row = make("li", { class: "l" + (i + 1) }, make("span", { class: "key", "aria-hidden": "true" }), name, value);
-        row.addEventListener("pointerenter", () => this.light(i));
-        row.addEventListener("pointerleave", () => this.light(-1));
-        name.addEventListener("focus", () => this.light(i));
-        name.addEventListener("blur", () => this.light(-1));
-        this.legend.append(row);
-        return { row, name, value, version: -1 };
-      });
+      this.entries = next.map((slot, i) => this.entry(slot, i));
       this.legend.classList.toggle("one", next.length === 1);
-      this.lo = this.hi = NaN;
-      this.decimals = 0;
+      for (const c of this.scales) c.lo = c.hi = NaN;
+      this.decimals.fill(0);
     }
-    this.ctx.mark(this);
+    this.redraw();
+  }
+
+  private entry(slot: number, i: number): Entry {
+    const s = this.ctx.store;
+    const text = this.options.name?.(slot) ?? s.device[slot];
+    const key = make("button", { type: "button", class: "key", "aria-pressed": "true", "aria-label": `Draw ${text}`, title: "Hide or show; with Shift, hide or show all others" }, make("span", {}));
+    key.addEventListener("click", (e) => this.ctx.hide(slot, e.shiftKey));
+    const name = make("a", { href: "/devices/" + s.device[slot] }, text);
+    const value = make("span", { class: "legend-value" });
+    const row = make("li", { class: "l" + (i + 1) }, key, name, value);
+    row.addEventListener("pointerenter", () => this.light(i));
+    row.addEventListener("pointerleave", () => this.light(-1));
+    name.addEventListener("focus", () => this.light(i));
+    name.addEventListener("blur", () => this.light(-1));
+    this.legend.append(row);
+    return { row, key, value };
   }
 
   private light(i: number): void {
     this.lit = i;
+    this.redraw();
+  }
+
+  /** Draws again at the next chance, whether or not anything has changed. */
+  redraw(): void {
+    this.force = true;
     this.ctx.mark(this);
   }
 
+  /** The range has changed: scales fit anew. */
+  moved(): void {
+    if (this.ctx.time.mode !== "live") for (const s of this.scales) s.lo = s.hi = NaN;
+    this.redraw();
+  }
+
   resize(): void {
-    if (this.plot && this.holder.clientWidth > 0) this.plot.setSize({ width: this.holder.clientWidth, height: HEIGHT });
+    if (this.plot && this.holder.clientWidth > 0) this.plot.setSize({ width: this.holder.clientWidth, height: this.height() });
+    this.redraw();
+  }
+
+  private height(): number {
+    return this.strips ? this.lines.length * LANE + UNDER + 4 : HEIGHT;
   }
 
   /** Makes the canvas again, in the present theme. */
   restyle(): void {
     this.plot?.destroy();
     this.plot = null;
-    this.ctx.mark(this);
+    this.redraw();
+  }
+
+  /** What the plot looks like now, for a picture of it. */
+  canvas(): HTMLCanvasElement | null {
+    return this.plot?.ctx.canvas ?? null;
+  }
+
+  filled(loading: boolean, failed: string, loaded: boolean): void {
+    const { time, store } = this.ctx;
+    this.card.classList.toggle("loading", loading);
+    const left = time.left();
+    const right = time.right();
+    let empty = loaded && !loading && this.lines.length > 0;
+    if (empty) {
+      for (const slot of this.lines) {
+        const b = store.shown(slot);
+        const k = b.since(left - b.width);
+        if (k < b.end && b.t[k] <= right) {
+          empty = false;
+          break;
+        }
+      }
+    }
+    const tell = failed ? "failed:" + failed : empty ? "empty" : "";
+    if (tell === this.told) return;
+    this.told = tell;
+    this.note.hidden = tell === "";
+    this.note.classList.toggle("failed", failed !== "");
+    if (failed) {
+      const again = make("button", { type: "button" }, "Try again");
+      again.addEventListener("click", () => this.ctx.retry());
+      this.note.replaceChildren(make("span", { title: failed }, "The past can't be loaded."), again);
+    } else if (empty) {
+      const go = make("button", { type: "button" }, "Go to the nearest");
+      go.addEventListener("click", () => this.ctx.nearest(this));
+      const text = make("span", {}, "Nothing recorded in this range.");
+      this.note.replaceChildren(text, go);
+      this.ctx.extent(this).then(
+        (e) => {
+          if (!e) setText(text, "Nothing is recorded of these series yet.");
+          else setText(text, `Nothing recorded in this range. The oldest sample is of ${day(e.oldest)}, the newest of ${day(e.newest)}.`);
+          go.hidden = !e;
+        },
+        () => {}, // it stays without
+      );
+    }
   }
 
   paint(now: number): void {
@@ -191,40 +322,65 @@ export class Chart implements Task {
       this.paintTable();
       return;
     }
-    this.plot ??= this.build();
-    const span = SPANS[this.ctx.span()];
-    const right = this.ctx.now();
-    this.x[0] = right - span.ms;
-    this.x[1] = right;
-    this.scaleY(right - span.ms, now);
-    const u = this.plot;
-    u.batch(() => {
-      u.setData(this.data, false);
-      u.setScale("x", { min: this.x[0], max: this.x[1] });
-      u.setScale("y", { min: this.lo, max: this.hi });
-    });
+    if (!this.plot) {
+      this.plot = this.build();
+      this.force = true;
+    }
+    const { time, store } = this.ctx;
+    const from = time.left();
+    const to = time.right();
+    let version = 0;
+    for (const slot of this.lines) version += store.shown(slot).version;
+    // At wide windows nothing moves by a pixel from one frame to the next.
+    const due = now - this.drawnAt >= Math.min(250, Math.max(60, time.window / 3600));
+    if (this.force || (due && (from !== this.drawnFrom || to !== this.drawnTo || version !== this.drawnVersion))) {
+      this.force = false;
+      this.drawnAt = now;
+      this.drawnFrom = this.x[0] = from;
+      this.drawnTo = this.x[1] = to;
+      this.drawnVersion = version;
+      for (let i = 0; i < this.scales.length; i++) this.fit(i, from, to, now);
+      const u = this.plot;
+      u.batch(() => {
+        u.setData(this.data, false);
+        u.setScale("x", { min: from, max: to });
+        this.scales.forEach((s, i) => u.setScale("y" + i, { min: s.lo, max: s.hi }));
+      });
+    }
     this.paintLegend();
   }
 
-  // Grows at once, shrinks after five seconds and only when a third is unused: axes that breathe with every sample tire.
-  private scaleY(from: number, now: number): void {
+  private off(slot: number): boolean {
+    const h = this.ctx.hidden;
+    return h.size > 0 && h.has(this.ctx.store.device[slot] + "/" + this.ctx.store.metric[slot]);
+  }
+
+  // Live, a scale grows at once, shrinks after five seconds and only when a third is unused: axes that breathe with every sample tire.
+  private fit(at: number, from: number, to: number, now: number): void {
+    const scale = this.scales[at];
+    if (this.strips || scale.unit === "on/off") {
+      scale.lo = -0.15;
+      scale.hi = 1.15;
+      return;
+    }
+    const store = this.ctx.store;
     let lo = Infinity;
     let hi = -Infinity;
     let decimals = 0;
-    for (const slot of this.lines) {
-      const r = this.ring(slot);
-      for (let i = Math.max(0, r.since(from) - 1); i < r.length; i++) {
-        const k = r.at(i);
-        if (r.min[k] < lo) lo = r.min[k];
-        if (r.max[k] > hi) hi = r.max[k];
+    this.lines.forEach((slot, i) => {
+      if (this.scaleOf[i] !== at || this.off(slot)) return;
+      const b = store.shown(slot);
+      const first = Math.max(b.begin, b.since(from) - 1);
+      for (let k = first; k < b.end && b.t[k] <= to; k++) {
+        if (b.min[k] < lo) lo = b.min[k];
+        if (b.max[k] > hi) hi = b.max[k];
       }
-      const d = this.ctx.store.decimals[slot];
-      if (d > decimals) decimals = d;
-    }
+      if (store.decimals[slot] > decimals) decimals = store.decimals[slot];
+    });
     if (lo > hi) {
-      if (Number.isNaN(this.lo)) {
-        this.lo = 0;
-        this.hi = 1;
+      if (Number.isNaN(scale.lo)) {
+        scale.lo = 0;
+        scale.hi = 1;
       }
       return;
     }
@@ -232,115 +388,191 @@ export class Chart implements Task {
     const room = Math.max((hi - lo) * 0.08, least);
     const floor = lo >= 0 && lo - room < 0 ? 0 : lo - room;
     const top = hi + room;
-    if (Number.isNaN(this.lo) || floor < this.lo || top > this.hi) {
-      this.lo = Number.isNaN(this.lo) ? floor : Math.min(floor, this.lo);
-      this.hi = Number.isNaN(this.hi) ? top : Math.max(top, this.hi);
-      this.shrinkAt = now + 5000;
-    } else if (top - floor > (this.hi - this.lo) * 0.66) {
-      this.shrinkAt = now + 5000;
-    } else if (now > this.shrinkAt) {
-      this.lo = floor;
-      this.hi = top;
+    if (Number.isNaN(scale.lo) || floor < scale.lo || top > scale.hi) {
+      scale.lo = Number.isNaN(scale.lo) ? floor : Math.min(floor, scale.lo);
+      scale.hi = Number.isNaN(scale.hi) ? top : Math.max(top, scale.hi);
+      scale.shrinkAt = now + 5000;
+    } else if (this.ctx.time.mode === "fixed") {
+      scale.lo = floor;
+      scale.hi = top;
+    } else if (top - floor > (scale.hi - scale.lo) * 0.66) {
+      scale.shrinkAt = now + 5000;
+    } else if (now > scale.shrinkAt) {
+      scale.lo = floor;
+      scale.hi = top;
     }
   }
 
-  private ring(slot: number): Ring {
-    return this.ctx.store.past(slot).rings[this.ctx.span()];
+  private value(slot: number, v: number, decimals: number, words: string[]): string {
+    const kind = this.ctx.store.kind[slot];
+    if (kind === Kind.Bool) return v ? "true" : "false";
+    if (kind === Kind.String) return words[v] ?? "–";
+    return number(v, decimals);
   }
 
   private paintLegend(): void {
-    const s = this.ctx.store;
-    const hover = this.plot!.cursor.left! >= 0 ? this.plot!.posToVal(this.plot!.cursor.left!, "x") : NaN;
-    for (const slot of this.lines) {
+    const { store: s, time } = this.ctx;
+    const u = this.plot!;
+    const cursor = u.cursor.left! >= 0 ? u.posToVal(u.cursor.left!, "x") : NaN;
+    const live = time.mode === "live";
+    this.lines.forEach((slot, i) => {
       this.ctx.text(slot); // learns the decimals
-      if (s.decimals[slot] > this.decimals) this.decimals = s.decimals[slot];
-    }
+      if (s.decimals[slot] > this.decimals[this.scaleOf[i]]) this.decimals[this.scaleOf[i]] = s.decimals[slot];
+    });
     for (let i = 0; i < this.lines.length; i++) {
       const slot = this.lines[i];
       const e = this.entries[i];
-      let q = s.quality[slot];
-      let text: string;
-      if (Number.isNaN(hover)) {
-        text = s.t[slot] > 0 ? number(s.last[slot], this.decimals) : "–";
+      const d = this.decimals[this.scaleOf[i]];
+      const unit = this.scales.length > 1 && s.unit[slot] && !this.strips ? " " + s.unit[slot] : "";
+      let q = live ? s.quality[slot] : Quality.Good;
+      let text = "–";
+      if (live && Number.isNaN(cursor)) {
+        if (s.t[slot] > 0) text = (s.numeric(slot) ? number(s.last[slot], d) : this.ctx.text(slot)) + unit;
         if (q === Quality.Stale && s.t[slot] > 0) text += ` · ${age(this.ctx.now() - s.t[slot])} old`;
       } else {
-        const r = this.ring(slot);
-        const j = r.since(hover + r.bucket / 2) - 1;
-        text = j < 0 ? "–" : number(r.last[r.at(j)], this.decimals);
-        if (j >= 0 && r.max[r.at(j)] > r.min[r.at(j)] && this.lines.length <= 4) {
-          text += ` (${number(r.min[r.at(j)], s.decimals[slot])} to ${number(r.max[r.at(j)], s.decimals[slot])})`;
-        }
         q = Quality.Good;
+        const b = s.shown(slot);
+        const at = Number.isNaN(cursor) ? time.right() : cursor;
+        const k = b.since(at + b.width / 2) - 1;
+        // Further from the pointer than a gap, there is no value there.
+        if (k >= b.begin && (Number.isNaN(cursor) ? b.t[k] + b.width >= time.left() : at - b.t[k] <= b.gap() + b.width)) {
+          text = this.value(slot, b.last[k], d, b.words) + unit;
+          if (s.numeric(slot) && b.max[k] > b.min[k] && this.lines.length <= 4) text += ` (${number(b.min[k], d)} to ${number(b.max[k], d)})`;
+        }
       }
       setText(e.value, text);
       e.row.dataset.q = String(q);
+      const off = this.off(slot);
+      e.key.setAttribute("aria-pressed", String(!off));
+      e.row.classList.toggle("off", off);
       e.row.classList.toggle("lit", i === this.lit);
+    }
+    const show = this.pointed && !Number.isNaN(cursor);
+    this.pointer.hidden = !show;
+    if (show) {
+      setText(this.pointer, moment(cursor, time.window, time.window >= 86_400_000));
+      const half = this.pointer.offsetWidth / 2;
+      this.pointer.style.left = Math.round(Math.max(half, Math.min(u.over.clientWidth - half, u.cursor.left!))) + "px";
     }
   }
 
   private paintTable(): void {
-    const s = this.ctx.store;
-    const from = this.ctx.now() - SPANS[this.ctx.span()].ms;
+    const { store: s, time } = this.ctx;
+    const from = time.left();
+    const to = time.right();
     let body = this.tableHolder.querySelector("tbody");
     if (!body || body.children.length !== this.lines.length) {
-      body = make("tbody");
-      for (const slot of this.lines) body.append(make("tr", {}, make("th", { scope: "row" }, s.device[slot]), make("td", { class: "num" }), make("td", { class: "num" }), make("td", { class: "num" }), make("td", { class: "num" })));
+      const heads = ["Series", "Last", "Lowest", "Highest", "Unit", "Samples", "Newest"];
       const head = make("tr");
-      for (const h of ["Device", "Last", "Lowest", "Highest", "Age"]) head.append(make("th", { scope: "col", class: h === "Device" ? null : "num" }, h));
-      this.tableHolder.replaceChildren(make("table", {}, make("thead", {}, head), body));
+      for (const h of heads) head.append(make("th", { scope: "col", class: h === "Series" || h === "Unit" ? null : "num" }, h));
+      body = make("tbody");
+      for (let i = 0; i < this.lines.length; i++) {
+        const row = make("tr", {}, make("th", { scope: "row" }));
+        for (const h of heads.slice(1)) row.append(make("td", { class: h === "Unit" ? "unit" : "num" }));
+        body.append(row);
+      }
+      this.tableHolder.replaceChildren(make("table", {}, make("caption", { class: "sr" }, `${this.options.title} in the range shown`), make("thead", {}, head), body));
     }
     this.lines.forEach((slot, i) => {
       let lo = Infinity;
       let hi = -Infinity;
-      const r = this.ring(slot);
-      for (let j = r.since(from); j < r.length; j++) {
-        const k = r.at(j);
-        if (r.min[k] < lo) lo = r.min[k];
-        if (r.max[k] > hi) hi = r.max[k];
+      let n = 0;
+      const b = s.shown(slot);
+      const first = b.since(from);
+      let k = first;
+      for (; k < b.end && b.t[k] <= to; k++) {
+        if (b.min[k] < lo) lo = b.min[k];
+        if (b.max[k] > hi) hi = b.max[k];
+        n += b.count[k];
       }
+      k--;
+      const d = s.decimals[slot];
+      const numeric = s.numeric(slot);
       const c = body!.children[i].children as HTMLCollectionOf<HTMLElement>;
-      setText(c[0], s.device[slot]);
-      setText(c[1], this.ctx.text(slot));
-      setText(c[2], lo > hi ? "–" : number(lo, s.decimals[slot]));
-      setText(c[3], lo > hi ? "–" : number(hi, s.decimals[slot]));
-      setText(c[4], s.t[slot] > 0 ? age(this.ctx.now() - s.t[slot]) : "–");
+      setText(c[0], this.options.name?.(slot) ?? s.device[slot]);
+      setText(c[1], k < first ? "–" : this.value(slot, b.last[k], d, b.words));
+      setText(c[2], !numeric || lo > hi ? "–" : number(lo, d));
+      setText(c[3], !numeric || lo > hi ? "–" : number(hi, d));
+      setText(c[4], s.unit[slot]);
+      setText(c[5], amount(n));
+      setText(c[6], k < first ? "–" : time.mode === "live" ? age(this.ctx.now() - (s.t[slot] || b.t[k])) + " ago" : moment(b.t[k], to - from));
     });
   }
 
   private build(): uPlot {
     const c = palette();
+    const scales: uPlot.Scales = { x: { time: true, auto: false } };
+    const series: uPlot.Series[] = [{}];
+    const none = new Float64Array(2).fill(NaN);
+    this.data = [this.x, ...this.scales.map(() => none)] as unknown as uPlot.AlignedData;
+    const axes: uPlot.Axis[] = [
+      {
+        stroke: c.axis,
+        font: c.font,
+        size: UNDER,
+        gap: 4,
+        grid: this.strips ? { stroke: c.grid, width: 1 } : { show: false },
+        ticks: { stroke: c.grid, width: 1, size: 4 },
+        splits: (u, _, from, to) => ticks(from, to, u.over.clientWidth / 76).at,
+        values: (u, at) => timeLabels(u, at),
+      },
+    ];
+    this.scales.forEach((s, i) => {
+      scales["y" + i] = { auto: false };
+      series.push({ show: false, scale: "y" + i });
+      if (i >= AXES) return;
+      const several = this.scales.length > 1;
+      axes.push({
+        scale: "y" + i,
+        show: !this.strips,
+        side: i % 2 === 0 ? 3 : 1,
+        stroke: c.axis,
+        font: c.font,
+        size: several ? 48 : 52,
+        gap: 6,
+        space: 32,
+        label: several ? s.unit || " " : undefined,
+        labelFont: c.font,
+        labelSize: 16,
+        labelGap: 0,
+        grid: i === 0 ? { stroke: c.grid, width: 1 } : { show: false },
+        ticks: { show: false },
+        values: (_, vs) => labels(vs),
+      });
+    });
+    this.holder.style.height = this.height() + "px";
     const u = new uPlot(
       {
-        width: Math.max(200, this.holder.clientWidth),
-        height: HEIGHT,
+        width: Math.max(160, this.holder.clientWidth),
+        height: this.height(),
         ms: 1,
-        padding: [10, 10, 0, 0],
+        padding: this.strips ? [4, 10, 0, 6] : [10, this.scales.length > 1 ? 0 : 10, 0, 0],
         legend: { show: false },
-        cursor: { key: "live", sync: { key: sync.key, setSeries: false }, y: false, points: { show: false }, drag: { x: false, y: false } } as uPlot.Cursor,
-        scales: { x: { time: true, auto: false }, y: { auto: false } },
-        series: [{}, { show: false }],
-        axes: [
-          { stroke: c.axis, font: c.font, size: 26, gap: 4, space: 70, grid: { show: false }, ticks: { stroke: c.grid, width: 1, size: 4 }, values: timeLabels },
-          { stroke: c.axis, font: c.font, size: 52, gap: 6, space: 32, grid: { stroke: c.grid, width: 1 }, ticks: { show: false }, values: (_, vs) => labels(vs) },
-        ],
+        cursor: { sync: { key: sync.key, setSeries: false }, y: false, points: { show: false }, drag: { x: false, y: false, setScale: false } } as uPlot.Cursor,
+        scales,
+        series,
+        axes,
         hooks: { drawClear: [(p) => this.drawBand(p)], draw: [(p) => this.draw(p)], setCursor: [() => this.ctx.mark(this)] },
       },
       this.data,
       this.holder,
     );
+    u.over.append(this.pointer);
+    gestures(u.over, this.card, this.ctx.time);
     return u;
   }
 
   // The normal band, when all lines agree on it.
   private drawBand(u: uPlot): void {
     const s = this.ctx.store;
-    if (this.lines.length === 0) return;
+    if (this.lines.length === 0 || this.scales.length !== 1 || this.strips) return;
     const low = s.low[this.lines[0]];
     const high = s.high[this.lines[0]];
     for (const x of this.lines) if (!Object.is(s.low[x], low) || !Object.is(s.high[x], high)) return;
     if (Number.isNaN(low) && Number.isNaN(high)) return;
+    const { lo, hi } = this.scales[0];
     const { left, top, width, height } = u.bbox;
-    const y = (v: number) => Math.min(top + height, Math.max(top, top + height * (1 - (v - this.lo) / (this.hi - this.lo))));
+    const y = (v: number) => Math.min(top + height, Math.max(top, top + height * (1 - (v - lo) / (hi - lo))));
     const a = Number.isNaN(high) ? top : y(high);
     const b = Number.isNaN(low) ? top + height : y(low);
     u.ctx.fillStyle = palette().band;
@@ -352,89 +584,52 @@ export class Chart implements Task {
   private draw(u: uPlot): void {
     const g = u.ctx;
     const c = palette();
+    const { store, time } = this.ctx;
     const { left, top, width, height } = u.bbox;
-    const t0 = this.x[0];
-    const kx = width / (this.x[1] - t0);
-    const ky = height / (this.hi - this.lo);
-    const bottom = top + height;
     const dpr = devicePixelRatio || 1;
+    const live = time.mode === "live";
+    const area: Area = { left, top, width, height, from: this.x[0], to: this.x[1], now: Math.min(this.x[1], time.clock()), dpr };
     g.save();
     g.beginPath();
     g.rect(left, top, width, height);
     g.clip();
     g.lineJoin = "round";
-    const stale = this.ctx.store.quality;
+    const look: Look = { color: (w) => c.lines[this.word(w)], off: c.sunk, ink: c.ink, font: c.font.replace("11px", 11 * dpr + "px") };
     for (let i = 0; i < this.lines.length; i++) {
       const slot = this.lines[i];
-      const r = this.ring(slot);
-      const start = Math.max(0, r.since(t0) - 1);
-      if (r.length - start <= 0) continue;
+      if (this.off(slot)) continue;
+      const b = store.shown(slot);
+      const fresh = store.quality[slot] !== Quality.Stale;
       const faded = this.lit >= 0 && this.lit !== i;
-      g.strokeStyle = g.fillStyle = c.lines[i];
-      // The band: forth along the maxima, back along the minima.
-      g.globalAlpha = faded ? 0.05 : 0.2;
-      let a = start;
-      while (a < r.length) {
-        let b = a;
-        while (b < r.length - 1 && r.gap[r.at(b)] === 0) b++;
-        g.beginPath();
-        for (let j = a; j <= b; j++) {
-          const k = r.at(j);
-          g.lineTo(left + (r.t[k] - t0) * kx, bottom - (r.max[k] - this.lo) * ky);
-        }
-        for (let j = b; j >= a; j--) {
-          const k = r.at(j);
-          g.lineTo(left + (r.t[k] - t0) * kx, bottom - (r.min[k] - this.lo) * ky);
-        }
-        g.fill();
-        a = b + 1;
+      if (this.strips) {
+        strip(g, area, b, top + (i * LANE + 3) * dpr, (LANE - 6) * dpr, store.kind[slot] === Kind.Bool, live && fresh, look, faded);
+        continue;
       }
-      // A single bucket has no width as an area: its extremes are a stroke.
-      g.globalAlpha = faded ? 0.08 : 0.35;
-      g.lineWidth = dpr;
-      g.beginPath();
-      for (let j = start; j < r.length; j++) {
-        const k = r.at(j);
-        if (r.max[k] > r.min[k]) {
-          const x = left + (r.t[k] - t0) * kx;
-          g.moveTo(x, bottom - (r.max[k] - this.lo) * ky);
-          g.lineTo(x, bottom - (r.min[k] - this.lo) * ky);
-        }
-      }
-      g.stroke();
-      g.globalAlpha = faded ? 0.18 : 1;
-      g.lineWidth = (this.lit === i ? 2.25 : 1.25) * dpr;
-      g.beginPath();
-      let move = true;
-      let x = 0;
-      let y = 0;
-      for (let j = start; j < r.length; j++) {
-        const k = r.at(j);
-        x = left + (r.t[k] - t0) * kx;
-        y = bottom - (r.last[k] - this.lo) * ky;
-        if (move) g.moveTo(x, y);
-        else g.lineTo(x, y);
-        move = r.gap[k] === 1;
-      }
-      g.stroke();
-      if (stale[slot] !== Quality.Stale) {
-        g.beginPath();
-        g.arc(x, y, 1.75 * dpr, 0, 7);
-        g.fill();
-      }
+      const scale = this.scales[this.scaleOf[i]];
+      const pen = { color: c.lines[i], lit: this.lit === i, faded, dot: live && fresh };
+      if (store.kind[slot] === Kind.Bool) steps(g, area, b, scale.lo, scale.hi, pen);
+      else if (store.numeric(slot)) line(g, area, b, scale.lo, scale.hi, pen);
     }
     g.restore();
   }
+
+  // The colour of a state, in the order in which this chart has met them.
+  private word(w: string): number {
+    let i = this.words.get(w);
+    if (i === undefined) this.words.set(w, (i = this.words.size % LINES));
+    return i;
+  }
 }
 
-const HOUR = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
-const SECOND = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
-
 // A label that would be cut at the right edge is left out.
-function timeLabels(u: uPlot, vs: number[]): string[] {
-  const [f, half] = vs.length > 1 && vs[1] - vs[0] < 60_000 ? [SECOND, 26] : [HOUR, 17];
-  const most = u.over.clientWidth - half + 10; // px; the plot's right padding is 10
-  return vs.map((v) => (u.valToPos(v, "x") > most ? "" : f.format(v)));
+function timeLabels(u: uPlot, at: number[]): string[] {
+  const { min, max } = u.scales.x;
+  const t = ticks(min!, max!, u.over.clientWidth / 76);
+  const width = u.over.clientWidth;
+  return at.map((v, i) => {
+    const text = t.label[i] ?? "";
+    return u.valToPos(v, "x") > width + 10 - 3 * text.length ? "" : text; // the plot's right padding is 10 px
+  });
 }
 
 function labels(vs: number[]): string[] {

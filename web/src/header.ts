@@ -6,7 +6,7 @@ import type { Live } from "./socket";
 const SAMPLES = 256;
 
 export class Header {
-  paused = false;
+  mode: "live" | "paused" | "fixed" | "replay" = "live"; // what the page shows; other than live it does not pretend to be
   freshness = NaN; // median ms from measuring to pixels, of the last 256 points looked at
   frameRate = 0;
   private ages = new Float64Array(SAMPLES);
@@ -46,7 +46,7 @@ export class Header {
     this.seen = 0;
     const more = maybe("conn-more");
     if (more) {
-      more.hidden = this.live.state !== "live";
+      more.hidden = this.live.state !== "live" || this.mode !== "live";
       const fresh = Number.isNaN(this.freshness) || n === 0 ? "" : ` · ${Math.round(this.freshness)} ms`;
       setText(more, `${this.frameRate.toFixed(0)}/s${fresh} · ${byteRate(bytes)}`);
       more.title = "Frames a second · median time from measuring to pixels · data received";
@@ -83,12 +83,12 @@ export class Header {
     const box = maybe("conn");
     if (!box) return;
     const { state, lag } = this.live;
-    box.dataset.state = this.paused && state === "live" ? "paused" : state;
+    box.dataset.state = this.mode !== "live" && state === "live" ? "paused" : state;
     let text = "Connecting";
     let speech = "";
     switch (state) {
       case "live":
-        text = this.paused ? "Paused" : "Live";
+        text = { live: "Live", paused: "Paused", fixed: "Not live", replay: "Replay" }[this.mode];
         break;
       case "lagging":
         text = `Lagging by ${lag} s`;

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Ring, Store } from "./store";
+import { Store } from "./store";
 import { Frame, Quality } from "./wire";
 
 function frame(points: { i: number; t: number; last: number; min?: number; max?: number; count?: number; q?: number }[], snapshot = false): Frame {
@@ -17,35 +17,12 @@ function frame(points: { i: number; t: number; last: number; min?: number; max?:
   return f;
 }
 
-test("a ring keeps extremes and stays within its size", () => {
-  const r = new Ring(100);
-  let top = -Infinity;
-  for (let i = 0; i < 100_000; i++) {
-    const spike = i === 99_000 ? 500 : 1;
-    r.add(i * 10, 1, 1, spike);
-  }
-  for (let i = 0; i < r.length; i++) top = Math.max(top, r.max[r.at(i)]);
-  assert.equal(top, 500);
-  assert.equal(r.length, 640);
-  assert.equal(r.t[r.at(639)], 999_900);
-  assert.equal(r.t[r.at(r.since(999_850))], 999_900);
-});
-
-test("late samples widen the newest bucket and don't move its last value", () => {
-  const r = new Ring(100);
-  r.add(1000, 5, 5, 5);
-  r.add(700, 9, 9, 9);
-  assert.equal(r.length, 1);
-  assert.equal(r.last[r.at(0)], 5);
-  assert.equal(r.max[r.at(0)], 9);
-});
-
 test("frames change values, extremes and counts; older ones keep the last value", () => {
   const s = new Store();
   const a = s.slot({ index: 0, device: "press-7", metric: "temp", unit: "°C", kind: "float" });
   assert.equal(s.slot({ index: 4, device: "press-7", metric: "temp" }), a);
   const map = Int32Array.of(a);
-  s.past(a);
+  const b = (s.past(a).main = s.buckets(100, true));
   s.apply(frame([{ i: 0, t: 1000, last: 20 }], true), map);
   s.apply(frame([{ i: 0, t: 1500, last: 21, min: 20, max: 88, count: 37 }]), map);
   assert.deepEqual([s.last[a], s.min[a], s.max[a], s.count[a], s.total[a]], [21, 20, 88, 37, 37]);
@@ -55,9 +32,25 @@ test("frames change values, extremes and counts; older ones keep the last value"
   s.apply(frame([{ i: 0, t: 1500, last: 21, count: 0, q: Quality.Stale }]), map);
   assert.equal(s.quality[a], Quality.Stale);
   assert.equal(s.count[a], 1);
-  const r = s.past(a).rings[0];
-  assert.equal(r.gap[r.at(r.length - 1)], 1);
-  assert.equal(r.max[r.at(r.length - 1)], 88);
+  assert.deepEqual([b.length, b.t[1], b.min[1], b.max[1], b.count[1]], [3, 1200, 3, 3, 1]);
+  assert.equal(b.max[2], 88);
+});
+
+test("words of string series go into the buckets of a chart", () => {
+  const s = new Store();
+  const a = s.slot({ index: 0, device: "d", metric: "state", kind: "string" });
+  const b = (s.past(a).main = s.buckets(1000, true));
+  for (const [t, word] of [
+    [1000, "running"],
+    [2000, "idle"],
+    [3000, "running"],
+  ] as const) {
+    const f = frame([{ i: 0, t, last: 0 }]);
+    f.textAt = new Map([[0, word]]);
+    s.apply(f, Int32Array.of(a));
+  }
+  assert.deepEqual(b.words, ["running", "idle"]);
+  assert.deepEqual([...b.last.subarray(b.begin, b.end)], [0, 1, 0]);
 });
 
 test("indexes nobody knows are left out", () => {
@@ -85,7 +78,7 @@ test("pasts are bounded: the one unused longest goes", () => {
     s.past(i);
   }
   s.apply(frame([{ i: 0, t: 1000, last: 1 }, { i: 999, t: 1000, last: 2 }]), Int32Array.from({ length: 1000 }, (_, i) => i));
-  assert.equal(s.past(999).rings[0].length, 1);
+  assert.equal(s.past(999).spark.length, 1);
   assert.equal(s.past(999).slot, 999);
   assert.equal((s as any).pasts.length, 320);
 });

@@ -1,5 +1,6 @@
-// What the page knows of its series, as columns indexed by a slot of our own; and the recent past of those on screen in rings
-// of fixed size. Nothing here grows with time: a wall screen runs for weeks.
+// What the page knows of its series, as columns indexed by a slot of our own; and the past of those on screen in buckets, a
+// bounded number of them. Nothing here grows with time: a wall screen runs for weeks.
+import { Buckets } from "./buckets";
 import { type Frame, Quality } from "./wire";
 import type { Member } from "./socket";
 
@@ -12,82 +13,24 @@ export const enum Kind {
 }
 const kinds: Record<string, Kind> = { float: Kind.Float, int: Kind.Int, bool: Kind.Bool, string: Kind.String, location: Kind.Location };
 
-/** Spans a page can show and the width of the ring's buckets for each: 640 buckets hold a little more than the span. */
-export const SPANS = [
-  { minutes: 1, ms: 60_000, bucket: 100 },
-  { minutes: 5, ms: 300_000, bucket: 500 },
-  { minutes: 15, ms: 900_000, bucket: 1500 },
-] as const;
-const CAPACITY = 640;
+/** The trends of the table: the last 15 minutes in buckets of 10 s. */
+export const SPARK = { ms: 900_000, bucket: 10_000 } as const;
+const SPARK_ROOM = 128;
 
-/** One series' past at one resolution: a bucket keeps its last value and the extremes, so a spike stays at every span. */
-export class Ring {
-  readonly t = new Float64Array(CAPACITY); // start of the bucket, Unix ms
-  readonly last = new Float64Array(CAPACITY);
-  readonly min = new Float64Array(CAPACITY);
-  readonly max = new Float64Array(CAPACITY);
-  readonly gap = new Uint8Array(CAPACITY); // 1: went stale after this bucket, the line breaks
-  length = 0;
-  private head = 0; // where the next bucket goes
-  constructor(readonly bucket: number) {}
-
-  clear(): void {
-    this.length = this.head = 0;
-  }
-
-  /** Position in the arrays of the i-th oldest bucket. */
-  at(i: number): number {
-    return (this.head - this.length + i + CAPACITY) % CAPACITY;
-  }
-
-  add(t: number, last: number, min: number, max: number): void {
-    const b = Math.floor(t / this.bucket) * this.bucket;
-    if (this.length > 0) {
-      const i = (this.head - 1 + CAPACITY) % CAPACITY;
-      if (b <= this.t[i]) {
-        // A late sample widens the newest bucket it can: extremes are never lost, times of late ones are rounded.
-        if (min < this.min[i]) this.min[i] = min;
-        if (max > this.max[i]) this.max[i] = max;
-        if (b === this.t[i]) this.last[i] = last;
-        this.gap[i] = 0;
-        return;
-      }
-    }
-    const i = this.head;
-    this.t[i] = b;
-    this.last[i] = last;
-    this.min[i] = min;
-    this.max[i] = max;
-    this.gap[i] = 0;
-    this.head = (i + 1) % CAPACITY;
-    if (this.length < CAPACITY) this.length++;
-  }
-
-  break(): void {
-    if (this.length > 0) this.gap[(this.head - 1 + CAPACITY) % CAPACITY] = 1;
-  }
-
-  /** The first bucket, counted from the oldest, that is not before t. */
-  since(t: number): number {
-    let lo = 0;
-    let hi = this.length;
-    while (lo < hi) {
-      const mid = (lo + hi) >> 1;
-      if (this.t[this.at(mid)] < t) lo = mid + 1;
-      else hi = mid;
-    }
-    return lo;
-  }
-}
-
-/** A series' past at all resolutions. */
+/** A series' past: what its chart shows, and the trend in the table. */
 export class Past {
-  slot = -1;
   used = 0; // when it was last wanted; the one unused longest is taken for another series
-  readonly rings = SPANS.map((s) => new Ring(s.bucket));
+  main: Buckets | null = null; // what a chart shows
+  next: Buckets | null = null; // what it will show once history has answered
+  spark = new Buckets(SPARK.bucket, SPARK_ROOM);
+  constructor(public slot: number) {
+    this.spark.live = true;
+  }
 }
 
-const PASTS = 320; // about 15 MB
+const PASTS = 320; // at most about 25 MB
+
+const EMPTY = new Buckets(1);
 
 export class Store {
   size = 0;
@@ -161,6 +104,11 @@ export class Store {
     return this.kind[slot] <= Kind.Int;
   }
 
+  /** Whether it is one of few states rather than a number: a switch, or a word. */
+  state(slot: number): boolean {
+    return this.kind[slot] === Kind.Bool || this.kind[slot] === Kind.String;
+  }
+
   /**
    * Applies a frame whose index i is slot map[i]. Where covered[slot] is set, another subscription tells about the series in
    * more detail: this one only brings news that one started too late for.
@@ -198,13 +146,16 @@ export class Store {
         this.total[s] += c;
       }
       const p = this.pastOf[s];
-      if (p >= 0) {
-        const past = this.pasts[p];
-        if (q === Quality.Stale) {
-          for (const r of past.rings) r.break();
-        } else if (c > 0 || (f.snapshot && past.rings[0].length === 0)) {
-          for (const r of past.rings) r.add(t[i], v, lo, hi);
-        }
+      if (p < 0 || q === Quality.Stale || (c === 0 && !f.snapshot)) continue;
+      const { main, next, spark } = this.pasts[p];
+      if (this.kind[s] <= Kind.Bool) {
+        if (main?.live && (c > 0 || main.length === 0)) main.add(t[i], v, lo, hi, c);
+        if (next?.live && (c > 0 || next.length === 0)) next.add(t[i], v, lo, hi, c);
+        if (c > 0) spark.add(t[i], v, lo, hi, c);
+      } else if (this.kind[s] === Kind.String && c > 0) {
+        const word = f.textAt.get(i) ?? this.text[s];
+        if (main?.live) main.say(t[i], word);
+        if (next?.live) next.say(t[i], word);
       }
     }
   }
@@ -215,21 +166,35 @@ export class Store {
     if (p < 0) {
       if (this.pasts.length < PASTS) {
         p = this.pasts.length;
-        this.pasts.push(new Past());
+        this.pasts.push(new Past(s));
       } else {
         p = 0;
         for (let i = 1; i < this.pasts.length; i++) if (this.pasts[i].used < this.pasts[p].used) p = i;
         this.pastOf[this.pasts[p].slot] = -1;
-        for (const r of this.pasts[p].rings) r.clear();
+        this.pasts[p] = new Past(s);
       }
       this.pastOf[s] = p;
-      this.pasts[p].slot = s;
-      if (this.t[s] > 0 && this.numeric(s) && this.quality[s] !== Quality.Stale) {
-        for (const r of this.pasts[p].rings) r.add(this.t[s], this.last[s], this.last[s], this.last[s]);
-      }
     }
     this.pasts[p].used = ++this.clock;
     return this.pasts[p];
+  }
+
+  /** The past of a series if there is one; does not count as wanting it. */
+  known(s: number): Past | null {
+    const p = this.pastOf[s];
+    return p < 0 ? null : this.pasts[p];
+  }
+
+  /** What a chart draws of a series. */
+  shown(s: number): Buckets {
+    return this.past(s).main ?? EMPTY;
+  }
+
+  /** Empty buckets for a chart. */
+  buckets(width: number, live: boolean): Buckets {
+    const b = new Buckets(width);
+    b.live = live;
+    return b;
   }
 
   private grow(): void {

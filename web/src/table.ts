@@ -4,7 +4,7 @@ import { $, make, setText } from "./dom";
 import { age, byName, decimalsOf, number } from "./format";
 import type { Context } from "./chart";
 import type { Task } from "./paint";
-import { Kind, SPANS } from "./store";
+import { Kind, SPARK } from "./store";
 import { Quality } from "./wire";
 
 export type SortKey = "device" | "metric" | "value" | "age" | "quality";
@@ -288,15 +288,14 @@ export class Table implements Task {
     const g = canvas.getContext("2d")!;
     g.clearRect(0, 0, w, h);
     if (!s.numeric(slot)) return;
-    const span = SPANS[this.ctx.span()];
-    const ring = s.past(slot).rings[this.ctx.span()];
+    const ring = s.past(slot).spark;
     const right = this.ctx.now();
-    const left = right - span.ms;
-    const start = Math.max(0, ring.since(left) - 1);
+    const left = right - SPARK.ms;
+    const start = Math.max(ring.begin, ring.since(left) - 1);
+    const gap = ring.gap();
     let lo = Infinity;
     let hi = -Infinity;
-    for (let i = start; i < ring.length; i++) {
-      const k = ring.at(i);
+    for (let k = start; k < ring.end; k++) {
       if (ring.min[k] < lo) lo = ring.min[k];
       if (ring.max[k] > hi) hi = ring.max[k];
     }
@@ -305,7 +304,8 @@ export class Table implements Task {
     lo -= room;
     hi += room;
     const ky = h / (hi - lo);
-    const kx = w / span.ms;
+    const kx = w / SPARK.ms;
+    const x = (k: number) => (Math.min(ring.t[k] + SPARK.bucket / 2, right) - left) * kx;
     const low = s.low[slot];
     const high = s.high[slot];
     if (!Number.isNaN(low) || !Number.isNaN(high)) {
@@ -320,25 +320,19 @@ export class Table implements Task {
     g.globalAlpha = 0.45;
     g.lineWidth = dpr;
     g.beginPath();
-    for (let i = start; i < ring.length; i++) {
-      const k = ring.at(i);
+    for (let k = start; k < ring.end; k++) {
       if (ring.max[k] > ring.min[k]) {
-        const x = (ring.t[k] - left) * kx;
-        g.moveTo(x, h - (ring.max[k] - lo) * ky);
-        g.lineTo(x, h - (ring.min[k] - lo) * ky);
+        g.moveTo(x(k), h - (ring.max[k] - lo) * ky);
+        g.lineTo(x(k), h - (ring.min[k] - lo) * ky);
       }
     }
     g.stroke();
     g.globalAlpha = s.quality[slot] === Quality.Stale ? 0.5 : 1;
     g.beginPath();
-    let move = true;
-    for (let i = start; i < ring.length; i++) {
-      const k = ring.at(i);
-      const x = (ring.t[k] - left) * kx;
+    for (let k = start; k < ring.end; k++) {
       const y = h - (ring.last[k] - lo) * ky;
-      if (move) g.moveTo(x, y);
-      else g.lineTo(x, y);
-      move = ring.gap[k] === 1;
+      if (k > start && ring.t[k] - ring.t[k - 1] <= gap) g.lineTo(x(k), y);
+      else g.moveTo(x(k), y);
     }
     g.stroke();
   }

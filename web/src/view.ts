@@ -1,29 +1,36 @@
 // A live page: charts by metric and a table of current values, of a group or of one device in it. A small page subscribes to
 // everything; a large one to the last values of all at a slow pace (so that it can sort, filter and count), and to just
 // what is on screen in full.
+import { Address, type Part } from "./address";
+import { ask, extent, nearest } from "./ask";
+import { moment } from "./axis";
+import { Backfill } from "./backfill";
 import { $, dialog, make, maybe, setText, toast, typing } from "./dom";
 import { Chart, type Context, forgetColors } from "./chart";
 import { age, amount, byName, number } from "./format";
 import { Header } from "./header";
 import { Painter, type Task } from "./paint";
+import { TimeBar, timeKey, timeText } from "./range";
 import { type Handlers, Live, type Member, type Subscription } from "./socket";
-import { SPANS, Store } from "./store";
+import { Store } from "./store";
 import { QUALITIES, type StateFilter, Table } from "./table";
+import { Timeline } from "./timeline";
 import { type Frame, Quality } from "./wire";
 
 const LARGE = 400; // series from which on only what is in view is subscribed in full
 const OVERVIEW_PACE = 0.5; // frames a second of the slow subscription
 
-export class View {
-  private store = new Store();
-  private painter = new Painter();
-  private live: Live;
-  private header: Header;
-  private table: Table;
-  private charts = new Map<string, Chart>();
-  private span = 0;
-  private paused = false;
-  private frozen = 0; // right edge while paused
+export class View implements Part {
+  readonly store = new Store();
+  readonly painter = new Painter();
+  readonly live: Live;
+  readonly header: Header;
+  readonly table: Table;
+  readonly charts = new Map<string, Chart>();
+  readonly address = new Address();
+  readonly time: Timeline;
+  readonly backfill: Backfill;
+  private readonly ctx: Context;
   private main: Subscription | null = null; // everything, or the overview of a large page
   private focus: Subscription | null = null; // what is in view, on a large page
   private next: Subscription | null = null; // the focus to come, until it has started
@@ -33,47 +40,54 @@ export class View {
   private members = -1; // store.members when the page was last laid out
   private layoutTimer = 0;
   private focusTimer = 0;
+  private speakTimer = 0;
   private details: HTMLDialogElement | null = null;
   private detailed = -1;
   private seen: IntersectionObserver;
   private resized: ResizeObserver;
 
-  constructor(private readonly root: HTMLElement) {
+  constructor(readonly root: HTMLElement) {
     this.large = Number(root.dataset.series) > LARGE;
     this.live = new Live(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/live`);
     this.header = new Header(this.live);
-    const ctx: Context = {
+    this.time = new Timeline(() => this.live.now(), this.address);
+    this.backfill = new Backfill(this.store, this.time, ask, () => this.markAll());
+    this.ctx = {
       store: this.store,
-      span: () => this.span,
-      now: () => (this.paused ? this.frozen : this.live.now()),
+      time: this.time,
+      now: () => (this.time.paused ? this.time.right() : this.live.now()),
       mark: (t: Task) => this.painter.mark(t),
-      shown: () => this.refocusSoon(),
+      shown: () => this.shown(),
       text: (slot: number) => this.table.text(slot),
+      hidden: new Set(),
+      hide: (slot, alone) => this.hide(slot, alone),
+      retry: () => this.backfill.retry(),
+      nearest: (c) => void this.nearest(c),
+      extent: (c) => extent(this.names(c.lines), this.live.now(), AbortSignal.timeout(20_000)),
     };
-    this.ctx = ctx;
-    this.table = new Table($<HTMLTableElement>("values"), ctx, (slot) => this.showDetails(slot));
+    this.table = new Table($<HTMLTableElement>("values"), this.ctx, (slot) => this.showDetails(slot));
     this.painter.add(this.table);
     this.painter.after = () => this.live.painted();
     this.seen = new IntersectionObserver(
       (entries) => {
         for (const e of entries) {
-          const c = this.charts.get((e.target as HTMLElement).dataset.metric!);
+          const c = this.charts.get((e.target as HTMLElement).dataset.key!);
           if (!c) continue;
           c.visible = e.isIntersecting;
-          if (c.visible) this.painter.mark(c);
+          if (c.visible) c.redraw();
         }
-        this.refocusSoon();
+        this.shown();
       },
       { rootMargin: "120px" },
     );
     this.resized = new ResizeObserver((entries) => {
-      for (const e of entries) {
-        const c = this.charts.get((e.target as HTMLElement).dataset.metric!);
-        c?.resize();
-        if (c) this.painter.mark(c);
-      }
+      for (const e of entries) this.charts.get((e.target as HTMLElement).dataset.key!)?.resize();
     });
-    this.readAddress();
+    this.address.add(this);
+    this.address.read();
+    this.time.listen(() => this.moved());
+    new TimeBar(this.time);
+    this.moved();
     this.controls();
     this.keys();
     this.table.measure();
@@ -84,14 +98,14 @@ export class View {
       this.table.measure();
     });
     document.addEventListener("visibilitychange", () => {
-      if (!document.hidden) this.markAll();
+      if (document.hidden) return;
+      this.markAll();
+      this.backfill.renew();
     });
     setInterval(() => this.beat(), 250);
     this.subscribe();
     this.live.start();
   }
-
-  private readonly ctx: Context;
 
   // ── subscriptions
 
@@ -123,6 +137,7 @@ export class View {
         this.root.classList.add("started");
         this.layout();
         this.grown();
+        this.backfill.renew(); // after a break this closes the hole
       },
       added: (ms) => {
         place(ms);
@@ -246,20 +261,21 @@ export class View {
       const step = Math.max(1, f.n >> 2);
       for (let i = 0; i < f.n; i += step) if (!f.quality || f.quality[i] !== Quality.Stale) this.header.saw(now - f.t[i]);
     }
-    if (this.paused) this.live.painted();
+    if (this.time.paused) this.live.painted();
     else this.markAll();
   }
 
   private markAll(): void {
-    if (this.paused) return;
-    this.painter.mark(this.table);
+    if (!this.time.paused) this.painter.mark(this.table);
     for (const c of this.charts.values()) if (c.visible) this.painter.mark(c);
   }
 
   // Four times a second also without frames: ages go on, charts move on, sorting by value is brought up to date.
   private beat(): void {
-    if (document.hidden || this.paused) return;
+    if (document.hidden) return;
+    this.backfill.beat();
     this.markAll();
+    if (this.time.paused) return;
     this.table.maybeResort(performance.now());
     this.counts();
     if (this.details?.open) this.fillDetails();
@@ -302,29 +318,32 @@ export class View {
       this.table.rank();
     }
     const ranks = this.table.rank();
-    const byMetric = new Map<string, number[]>();
+    // A chart for each metric; numbers come before states.
+    const byKey = new Map<string, number[]>();
     for (let i = 0; i < s.size; i++) {
-      if (s.gone[i] || !s.numeric(i) || !this.table.matches(i)) continue;
-      const list = byMetric.get(s.metric[i]);
+      if (s.gone[i] || !(s.numeric(i) || s.state(i)) || !this.table.matches(i)) continue;
+      const key = (s.state(i) ? "1" : "0") + s.metric[i];
+      const list = byKey.get(key);
       if (list) list.push(i);
-      else byMetric.set(s.metric[i], [i]);
+      else byKey.set(key, [i]);
     }
-    const names = [...byMetric.keys()].sort(byName);
+    const names = [...byKey.keys()].sort(byName);
     const box = $("charts");
-    for (const [name, c] of this.charts) {
-      if (byMetric.has(name)) continue;
+    for (const [key, c] of this.charts) {
+      if (byKey.has(key)) continue;
       this.seen.unobserve(c.card);
       this.resized.unobserve(c.card);
       this.painter.remove(c);
+      c.visible = false;
       c.restyle();
       c.card.remove();
-      this.charts.delete(name);
+      this.charts.delete(key);
     }
-    names.forEach((name, at) => {
-      let c = this.charts.get(name);
+    names.forEach((key, at) => {
+      let c = this.charts.get(key);
       if (!c) {
-        c = new Chart(name, this.ctx);
-        this.charts.set(name, c);
+        c = new Chart({ key, title: key.slice(1) }, this.ctx);
+        this.charts.set(key, c);
         this.painter.add(c);
       }
       if (box.children[at] !== c.card) {
@@ -332,7 +351,7 @@ export class View {
         this.seen.observe(c.card);
         this.resized.observe(c.card);
       }
-      c.setSlots(byMetric.get(name)!.sort((a, b) => ranks[a] - ranks[b]));
+      c.setSlots(byKey.get(key)!.sort((a, b) => ranks[a] - ranks[b]));
     });
     $("charts-section").hidden = names.length === 0;
     const empty = maybe("live-empty");
@@ -340,46 +359,83 @@ export class View {
     $("values-section").hidden = s.size === 0;
     this.table.refresh();
     this.counts();
+    this.shown();
+  }
+
+  // What is in view has changed: its past is brought, and a large page subscribes to it.
+  private shown(): void {
+    this.backfill.charts = [...this.charts.values()].filter((c) => c.visible);
+    this.backfill.rows = Array.from({ length: this.table.shownRows }, (_, i) => this.table.order[this.table.first + i]).filter((s) => s !== undefined);
+    this.backfill.soon(100);
     this.refocusSoon();
+  }
+
+  // ── time
+
+  // The range has changed, by hand or by address.
+  private moved(): void {
+    const { time } = this;
+    this.header.mode = time.mode === "live" ? "live" : time.mode === "replay" ? "replay" : time.paused ? "paused" : "fixed";
+    this.header.show();
+    this.root.classList.toggle("paused", time.paused);
+    this.root.dataset.time = time.mode;
+    setText($("values-title"), time.paused ? `Values at ${moment(time.right(), 600_000, false)}` : "Values now");
+    setText($("values-note"), time.paused ? "paused" : time.mode === "fixed" ? "live, not of the range that the charts show" : "");
+    for (const c of this.charts.values()) c.moved();
+    this.painter.mark(this.table);
+    clearTimeout(this.speakTimer);
+    if (!this.root.classList.contains("started")) return;
+    this.speakTimer = window.setTimeout(() => setText($("announce"), (time.mode === "live" ? "Live. " : time.paused ? "Paused. " : "Not live. ") + timeText(time)), 1000);
+  }
+
+  private names(slots: readonly number[]): { device: string; metric: string }[] {
+    return slots.map((s) => ({ device: this.store.device[s], metric: this.store.metric[s] }));
+  }
+
+  // Goes to where the series of a chart have something.
+  private async nearest(c: Chart): Promise<void> {
+    const { time } = this;
+    try {
+      const at = await nearest(this.names(c.lines), (time.left() + time.right()) / 2, this.live.now(), time.window / 4, AbortSignal.timeout(30_000));
+      if (Number.isNaN(at)) toast("Nothing is recorded", "History has no sample of these series.");
+      else time.fix(at - time.window / 2, at + time.window / 2);
+    } catch (e) {
+      toast("History does not answer", (e as Error).message, true);
+    }
+  }
+
+  private hide(slot: number, alone: boolean): void {
+    const { hidden } = this.ctx;
+    const name = (s: number) => this.store.device[s] + "/" + this.store.metric[s];
+    if (!alone) {
+      if (!hidden.delete(name(slot))) hidden.add(name(slot));
+    } else {
+      const others = [...this.charts.values()].find((c) => c.lines.includes(slot))?.slots.filter((s) => s !== slot) ?? [];
+      const off = others.some((s) => !hidden.has(name(s)));
+      hidden.delete(name(slot));
+      for (const s of others) {
+        if (off) hidden.add(name(s));
+        else hidden.delete(name(s));
+      }
+    }
+    this.address.changed(false);
+    for (const c of this.charts.values()) c.redraw();
   }
 
   // ── controls, keyboard, address bar
 
-  private setSpan(i: number): void {
-    this.span = i;
-    for (const b of this.root.querySelectorAll<HTMLElement>("[data-span]")) b.setAttribute("aria-pressed", String(Number(b.dataset.span) === SPANS[i].minutes));
-    this.writeAddress();
-    this.repaint();
-  }
-
-  private repaint(): void {
-    this.painter.mark(this.table);
-    for (const c of this.charts.values()) this.painter.mark(c);
-  }
-
-  private pause(on = !this.paused): void {
-    this.frozen = this.live.now();
-    this.paused = this.header.paused = on;
-    const b = $("pause");
-    b.setAttribute("aria-pressed", String(on));
-    setText($("pause-text"), on ? "Go on" : "Pause");
-    this.root.classList.toggle("paused", on);
-    this.header.show();
-    if (!on) this.repaint();
-  }
-
   private setState(state: StateFilter): void {
     this.table.state = state;
-    for (const b of this.root.querySelectorAll<HTMLElement>("[data-state-filter]")) b.setAttribute("aria-pressed", String(b.dataset.stateFilter === state));
-    this.writeAddress();
+    this.showFilter();
+    this.address.changed(false);
     this.table.refresh();
   }
 
+  private showFilter(): void {
+    for (const b of this.root.querySelectorAll<HTMLElement>("[data-state-filter]")) b.setAttribute("aria-pressed", String(b.dataset.stateFilter === this.table.state));
+  }
+
   private controls(): void {
-    $("pause").addEventListener("click", () => this.pause());
-    for (const b of this.root.querySelectorAll<HTMLElement>("[data-span]")) {
-      b.addEventListener("click", () => this.setSpan(SPANS.findIndex((s) => s.minutes === Number(b.dataset.span))));
-    }
     for (const b of this.root.querySelectorAll<HTMLElement>("[data-state-filter]")) {
       b.addEventListener("click", () => this.setState(b.dataset.stateFilter as StateFilter));
     }
@@ -389,7 +445,7 @@ export class View {
       clearTimeout(timer);
       timer = window.setTimeout(() => {
         this.table.query = filter.value.trim().toLowerCase();
-        this.writeAddress();
+        this.address.changed(false);
         this.layout();
       }, 120);
     });
@@ -399,48 +455,38 @@ export class View {
   private keys(): void {
     document.addEventListener("keydown", (e) => {
       if (typing(e) || document.querySelector("dialog[open]")) return;
-      const onControl = (e.target as HTMLElement).closest("button, a, summary");
-      if (e.key === " " && !onControl) {
-        e.preventDefault();
-        this.pause();
-      } else if (e.key >= "1" && e.key <= "3") {
-        this.setSpan(Number(e.key) - 1);
-      } else if (e.key === "f") {
+      if (e.key === "f") {
         e.preventDefault();
         $("filter").focus();
-      } else if (e.key.startsWith("Arrow") && (e.target as HTMLElement).classList.contains("chart")) {
+      } else if ((e.key === "ArrowUp" || e.key === "ArrowDown") && (e.target as HTMLElement).classList.contains("chart")) {
         const cards = [...$("charts").children] as HTMLElement[];
         const i = cards.indexOf(e.target as HTMLElement);
-        const perRow = Math.max(1, cards.filter((c) => c.offsetTop === cards[0].offsetTop).length);
-        const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -perRow, ArrowDown: perRow }[e.key] ?? 0;
-        const to = cards[i + step];
+        const to = cards[i + (e.key === "ArrowDown" ? 1 : -1)];
         if (to) {
           e.preventDefault();
           to.focus();
         }
+      } else {
+        timeKey(e, this.time);
       }
     });
   }
 
-  private readAddress(): void {
-    const q = new URLSearchParams(location.search);
-    const span = SPANS.findIndex((s) => s.minutes === Number(q.get("minutes")));
-    if (span > 0) this.span = span;
+  read(q: URLSearchParams): void {
     this.table.query = (q.get("q") ?? "").toLowerCase();
     $<HTMLInputElement>("filter").value = q.get("q") ?? "";
     const state = q.get("state");
-    if (state === "attention" || state === "stale") this.table.state = state;
-    for (const b of this.root.querySelectorAll<HTMLElement>("[data-span]")) b.setAttribute("aria-pressed", String(Number(b.dataset.span) === SPANS[this.span].minutes));
-    for (const b of this.root.querySelectorAll<HTMLElement>("[data-state-filter]")) b.setAttribute("aria-pressed", String(b.dataset.stateFilter === this.table.state));
+    this.table.state = state === "attention" || state === "stale" ? state : "all";
+    this.ctx.hidden.clear();
+    for (const name of q.getAll("hide")) this.ctx.hidden.add(name);
+    this.showFilter();
+    if (this.members >= 0) this.layout();
   }
 
-  private writeAddress(): void {
-    const q = new URLSearchParams();
-    if (this.span > 0) q.set("minutes", String(SPANS[this.span].minutes));
+  write(q: URLSearchParams): void {
     if (this.table.query) q.set("q", this.table.query);
     if (this.table.state !== "all") q.set("state", this.table.state);
-    const s = q.toString();
-    history.replaceState(null, "", location.pathname + (s ? "?" + s : ""));
+    for (const name of this.ctx.hidden) q.append("hide", name);
   }
 
   // ── details of one series, and the table as CSV
