@@ -33,6 +33,17 @@ type bridge struct {
 // Deliver hands samples from the spine to the engine.
 func (b *bridge) Deliver(_ uint64, samples []devices.Sample) { b.engine.Offer(samples) }
 
+// known is the catalog for history's reader, which after an outage reads what others have read long ago: it must not take back kinds.
+type known struct{ *catalog.Catalog }
+
+// Resolve is spine.Resolver.
+func (k known) Resolve(device, metric []byte, kind devices.Kind) (devices.SeriesID, bool) {
+	if id, ok := k.Known(device, metric); ok {
+		return id, true
+	}
+	return k.Catalog.Resolve(device, metric, kind)
+}
+
 // follow keeps the engine's groups and series as the catalog has them, from the start on, until the returned function is called.
 func (b *bridge) follow() (cancel func()) {
 	b.groups = map[devices.GroupPath]time.Duration{}

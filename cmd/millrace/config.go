@@ -16,6 +16,7 @@ import (
 	"millrace/dashboard"
 	"millrace/dashboard/live"
 	"millrace/devices/catalog"
+	"millrace/devices/history"
 	"millrace/ingest"
 	"millrace/ingest/broker"
 	"millrace/ingest/mqtt"
@@ -25,6 +26,7 @@ import (
 type Config struct {
 	Listen  Listen  `embed:"" group:"Addresses and connections"`
 	Storage Storage `embed:"" group:"Storage"`
+	History History `embed:"" group:"History"`
 	Sources Sources `embed:"" group:"Other people's servers"`
 	Access  Access  `embed:"" group:"Access"`
 	Limits  Limits  `embed:"" group:"Limits"`
@@ -47,6 +49,11 @@ type Storage struct {
 	DataDir     string `name:"data-dir" default:"./data" help:"Directory of the private Postgres, the spine and the demo fleet's tokens. One server at a time."`
 	DatabaseURL string `name:"database-url" placeholder:"URL" help:"A PostgreSQL 14 or newer to use in place of the private one, as postgres://user:password@host/database."`
 	PostgresBin string `name:"postgres-bin" placeholder:"DIR" help:"Folder of initdb and postgres for the private Postgres. Without it they are looked for in pg_config's answer, PATH and the usual places."`
+}
+
+// History is how samples are recorded, and for how long.
+type History struct {
+	History history.Config `embed:"" prefix:"history-"`
 }
 
 // Sources are servers of others that this one uses.
@@ -130,6 +137,9 @@ func (c *Config) Validate() error {
 		if err := c.Listen.MQTT.Validate(); err != nil {
 			all = append(all, fmt.Errorf("--mqtt-%w", err))
 		}
+	}
+	if err := c.History.History.Validate(); err != nil {
+		all = append(all, fmt.Errorf("--history-%w", err))
 	}
 	if t := c.Access.AdminToken; t != "" && len(t) < 20 {
 		wrong("admin-token", "has %d characters; at least 20 are needed", len(t))

@@ -25,6 +25,7 @@ import (
 	"millrace/dashboard/operator"
 	"millrace/devices"
 	"millrace/devices/catalog"
+	"millrace/devices/history"
 	"millrace/devices/inventory"
 	"millrace/devices/postgres"
 	"millrace/fanout"
@@ -67,6 +68,9 @@ type server struct {
 	bridge    *bridge
 	recorder  *postgres.Recorder
 	reader    *spine.Reader
+	history   *history.Store
+	writer    *history.Writer
+	archivist *spine.Reader // of the writer, which may hold it up
 	pipeline  *ingest.Pipeline
 	broker    *broker.Broker   // nil: off
 	sources   *mqtt.Subscriber // nil: no broker of somebody's
@@ -82,7 +86,7 @@ type server struct {
 //
 // Start: data directory, PostgreSQL, schema, inventory, spine, last values, engine, reader, intake and pages. Devices and
 // viewers are let in once the reader has caught up with what the spine holds. Stop: intake, and with it the acknowledgements
-// that are under way; the spine's last batch; the reader, when it has read that; last values; viewers, told to come back;
+// that are under way; the spine's last batch; the readers, when they have read that; last values and history; viewers, told to come back;
 // PostgreSQL.
 func (s *server) run(ctx context.Context) (err error) {
 	ctx, failed := context.WithCancelCause(ctx)
@@ -158,6 +162,9 @@ func (s *server) run(ctx context.Context) (err error) {
 		s.spine.Release("lastvalues", seq)
 	}, s.log)
 	s.reader = s.spine.Reader(position+1, s.catalog, s.bridge, s.recorder)
+	if err := s.record(ctx, life); err != nil {
+		return err
+	}
 	if err := s.doors(certificate); err != nil {
 		return err
 	}
@@ -170,9 +177,14 @@ func (s *server) run(ctx context.Context) (err error) {
 	recording := newStage(ctx, failed)
 	defer recording.stop()
 	recording.run("recorder", s.recorder.Run)
+	recording.run("history", s.writer.Run)
 	reading := newStage(ctx, failed)
 	defer reading.stop()
 	reading.run("reader", s.reader.Run)
+	reading.run("reader of history", func(ctx context.Context) error {
+		defer context.AfterFunc(ctx, s.writer.Halt)() // it may be waiting for the database
+		return s.archivist.Run(ctx)
+	})
 	storing := newStage(ctx, failed)
 	defer func() {
 		storing.stop()
@@ -218,18 +230,37 @@ func cause(ctx context.Context) error {
 	return nil
 }
 
-// drain waits until the reader has read everything that the spine has stored, for at most three seconds: what was taken in
-// reaches viewers and last values now, and otherwise after the next start.
+// record makes history's writer and its own reader of the spine: it may be held up, which the live one must not be.
+func (s *server) record(ctx context.Context, life string) error {
+	s.history = history.New(s.database.pool, s.catalog, s.c.History.History, s.log)
+	writer, position, err := s.history.NewWriter(ctx, life, func(seq uint64) { s.spine.Release("history", seq) })
+	if err != nil {
+		return err
+	}
+	s.writer = writer
+	s.spine.Release("history", position) // from now on nothing is dropped that it has not stored
+	if position == 0 {                   // what was dropped before there was history is not missed
+		stream, err := s.spine.Position(ctx)
+		if err != nil {
+			return err
+		}
+		position = max(stream.First, 1) - 1
+	}
+	s.archivist = s.spine.Reader(position+1, known{s.catalog}, writer)
+	writer.Rewind = s.archivist.Seek
+	s.history.Follow(func(ctx context.Context) error { return s.archivist.Wait(ctx, s.reader.Delivered()) })
+	return nil
+}
+
+// drain waits until the readers have read everything that the spine has stored, for at most three seconds: what was taken in
+// reaches viewers, last values and history now, and otherwise after the next start.
 func (s *server) drain() {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
 	end, err := s.spine.Position(ctx)
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for err == nil && s.reader.Delivered() < end.Last && ctx.Err() == nil {
-		select {
-		case <-ctx.Done():
-		case <-tick.C:
+	for _, r := range []*spine.Reader{s.reader, s.archivist} {
+		if err == nil {
+			err = r.Wait(ctx, end.Last)
 		}
 	}
 }

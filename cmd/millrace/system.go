@@ -19,6 +19,7 @@ type statusCache struct {
 	mu       sync.Mutex // held while the database is asked, so that one asks for all
 	asked    time.Time
 	database pages.DatabaseStatus
+	parked   pages.HistoryStatus // only what is parked
 }
 
 const databaseStatus = `select current_setting('server_version'), pg_database_size(current_database())`
@@ -56,18 +57,26 @@ func (s *server) Status(ctx context.Context) pages.SystemStatus {
 	if s.c.Sources.NATSURL != "" {
 		st.Spine.Where = spine.Redacted(s.c.Sources.NATSURL)
 	}
+	w := s.writer.Stats()
+	st.History = pages.HistoryStatus{Position: w.Position, Behind: max(s.reader.Delivered(), w.Position) - w.Position, Pending: w.Pending, Limit: w.Limit,
+		Blocked: w.Blocked, Away: w.Away, Samples: w.Samples, Chunks: w.Chunks, Bytes: w.Bytes, LastFlush: w.LastTook}
 	e := s.engine.Stats()
 	st.Engine = pages.EngineStatus{Series: e.Series, Groups: e.Groups, Subscriptions: e.Subscriptions, Samples: e.Samples, Late: e.LateSamples,
 		Ticks: e.Ticks, FramesCut: e.FramesCut, FrameShared: e.FramesShared, Encodes: e.Encodes, EncodesShared: e.EncodesShared}
-	st.Database = s.askDatabase(ctx)
+	var parked pages.HistoryStatus
+	st.Database, parked = s.askDatabase(ctx)
+	st.History.ParkedChunks, st.History.ParkedSamples, st.History.Parked = parked.ParkedChunks, parked.ParkedSamples, parked.Parked
 	return st
 }
 
-func (s *server) askDatabase(ctx context.Context) pages.DatabaseStatus {
+// parkedShown is how many parked chunks are told of, one by one.
+const parkedShown = 20
+
+func (s *server) askDatabase(ctx context.Context) (pages.DatabaseStatus, pages.HistoryStatus) {
 	s.status.mu.Lock()
 	defer s.status.mu.Unlock()
 	if time.Since(s.status.asked) < 2*time.Second {
-		return s.status.database
+		return s.status.database, s.status.parked
 	}
 	ctx, cancel := context.WithTimeout(ctx, 700*time.Millisecond)
 	defer cancel()
@@ -83,8 +92,15 @@ func (s *server) askDatabase(ctx context.Context) pages.DatabaseStatus {
 	if err != nil {
 		d.Error = err.Error()
 	}
-	s.status.asked, s.status.database = time.Now(), d
-	return d
+	parked := s.status.parked
+	if newest, chunks, samples, err := s.history.Parked(ctx, parkedShown); err == nil {
+		parked = pages.HistoryStatus{ParkedChunks: chunks, ParkedSamples: samples}
+		for _, p := range newest {
+			parked.Parked = append(parked.Parked, pages.ParkedChunk{ID: p.ID, At: p.At, Device: p.Device, Metric: p.Metric, Start: time.UnixMilli(p.Start), Samples: p.N, Reason: p.Reason})
+		}
+	}
+	s.status.asked, s.status.database, s.status.parked = time.Now(), d, parked
+	return d, parked
 }
 
 // systemJSON is what GET /api/v1/system answers.
@@ -106,7 +122,8 @@ type systemJSON struct {
 	MQTTConnections int               `json:"mqttConnections"`
 	LiveConnections int               `json:"liveConnections"`
 
-	Spine    spineJSON `json:"spine"`
+	Spine    spineJSON   `json:"spine"`
+	History  historyJSON `json:"history"`
 	Database struct {
 		Where     string  `json:"where"`
 		OK        bool    `json:"ok"`
@@ -142,6 +159,21 @@ type spineJSON struct {
 	Recorded uint64 `json:"recorded"`
 }
 
+type historyJSON struct {
+	Position      uint64  `json:"position"`
+	Behind        uint64  `json:"behind"`
+	Pending       int     `json:"pending"`
+	PendingLimit  int     `json:"pendingLimit"`
+	Blocked       bool    `json:"blocked"`
+	Away          bool    `json:"away"`
+	Samples       uint64  `json:"samples"`
+	Chunks        uint64  `json:"chunks"`
+	Bytes         uint64  `json:"bytes"`
+	LastFlushMs   float64 `json:"lastFlushMs"`
+	ParkedChunks  int64   `json:"parkedChunks"`
+	ParkedSamples int64   `json:"parkedSamples"`
+}
+
 // systemJSON is Status for programs.
 func (s *server) systemJSON(ctx context.Context) any {
 	st := s.Status(ctx)
@@ -149,6 +181,9 @@ func (s *server) systemJSON(ctx context.Context) any {
 		DiskFree: st.DiskFree, DiskTotal: st.DiskTotal, Messages: map[string]uint64{}, Samples: map[string]uint64{}, Rejected: map[string]uint64{},
 		ClockAhead: st.ClockAhead, MQTTConnections: st.MQTTConnections, LiveConnections: st.LiveConnections, Alerts: st.Alerts()}
 	out.Spine = spineJSON(st.Spine)
+	h := st.History
+	out.History = historyJSON{Position: h.Position, Behind: h.Behind, Pending: h.Pending, PendingLimit: h.Limit, Blocked: h.Blocked, Away: h.Away, Samples: h.Samples,
+		Chunks: h.Chunks, Bytes: h.Bytes, LastFlushMs: float64(h.LastFlush.Microseconds()) / 1000, ParkedChunks: h.ParkedChunks, ParkedSamples: h.ParkedSamples}
 	for _, in := range st.Intake {
 		out.Messages[in.Protocol], out.Samples[in.Protocol] = in.Messages, in.Samples
 	}

@@ -22,6 +22,7 @@ type SystemStatus struct {
 	LiveConnections int // of viewers: WebSocket and server-sent events
 
 	Spine    SpineStatus
+	History  HistoryStatus
 	Database DatabaseStatus
 	Engine   EngineStatus
 }
@@ -61,6 +62,31 @@ func (s SpineStatus) Lag() uint64 {
 	return s.Last - s.Read
 }
 
+// HistoryStatus is how far samples are recorded.
+type HistoryStatus struct {
+	Position       uint64 // sequence number of the spine up to which all is in the database
+	Behind         uint64 // messages that the live reader has read and that are not
+	Pending, Limit int    // samples in memory that wait to be written, and most that may
+	Blocked        bool   // no more is read from the spine until some are written
+	Away           bool   // they could not be written the last time
+	Samples        uint64 // written since the start
+	Chunks, Bytes  uint64 // they became
+	LastFlush      time.Duration
+
+	ParkedChunks, ParkedSamples int64         // what the database refused, in all
+	Parked                      []ParkedChunk // the newest of these
+}
+
+// ParkedChunk is a chunk of samples that the database refused.
+type ParkedChunk struct {
+	ID             int64
+	At             time.Time
+	Device, Metric string
+	Start          time.Time // of its first sample
+	Samples        int
+	Reason         string
+}
+
 // DatabaseStatus is Postgres.
 type DatabaseStatus struct {
 	Where   string // "private" or the host of --database-url, without credentials
@@ -97,6 +123,12 @@ func (s SystemStatus) Alerts() []string {
 	}
 	if !s.Database.OK {
 		a = append(a, "The database does not answer. Intake and live pages go on; changes in this UI do not. Look at the server's log.")
+	}
+	if s.History.Blocked {
+		a = append(a, "History is not written, and memory for it is full. The spine keeps what comes; when it is full, devices are refused. Look at the database.")
+	}
+	if s.History.ParkedChunks > 0 {
+		a = append(a, "The database refused some samples, which are kept beside history: see below.")
 	}
 	if s.DiskTotal > 0 && s.DiskFree < s.DiskTotal/20 {
 		a = append(a, "Less than 5 % of the data directory's disk is free.")
