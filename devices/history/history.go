@@ -45,6 +45,9 @@ type Store struct {
 	writer atomic.Pointer[Writer] // nil: nothing is being recorded
 	seam   atomic.Pointer[Seam]
 
+	upkeep upkeep
+	space  space
+
 	weeks partitions
 	ids   struct {
 		sync.RWMutex
@@ -64,7 +67,7 @@ func New(pool *pgxpool.Pool, cat *catalog.Catalog, c Config, log *slog.Logger) *
 	if c.Pending <= 0 {
 		c.Pending = 1_000_000
 	}
-	return &Store{pool: pool, catalog: cat, c: c, log: log}
+	return &Store{pool: pool, catalog: cat, c: c, log: log, space: space{busy: make(chan struct{}, 1)}}
 }
 
 // Follow gives the store what tells it that the Writer is as far as the live reader.
