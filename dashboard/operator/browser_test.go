@@ -195,6 +195,7 @@ func (c *cable) pull(out bool) {
 
 func TestPages(t *testing.T) {
 	s := newSite(t, 18)
+	s.before = 20 * time.Minute
 	s.run(t)
 	ctx := browser(t, s.addr)
 
@@ -268,6 +269,7 @@ func TestHeals(t *testing.T) {
 // TestLarge watches a group of 5,250 series: only what is in view is subscribed in full and has rows.
 func TestLarge(t *testing.T) {
 	s := newSite(t, 750)
+	s.before = 3 * time.Minute
 	s.run(t)
 	ctx := browser(t, s.addr)
 	do(t, ctx, chromedp.Navigate(s.addr+"/g/plant1"))

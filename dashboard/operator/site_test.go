@@ -44,6 +44,8 @@ const (
 type site struct {
 	engine  *fanout.Engine
 	catalog *catalog.Catalog
+	past    past
+	before  time.Duration // how long run has published, once a second, before it begins
 	addr    string
 	groups  []devices.Group
 	devices []catalog.DeviceRecord
@@ -148,7 +150,7 @@ func (s *site) LastValues(ids []devices.SeriesID) []operator.LastValue {
 
 // api answers what the scripts of the pages ask of the REST API; like that, it refuses parameters it does not know.
 func (s *site) api(r fiber.Router) {
-	known := map[string]string{"/api/v1/groups": " stats ", "/api/v1/devices": " limit q "}
+	known := map[string]string{"/api/v1/groups": " stats ", "/api/v1/devices": " limit q ", "/api/v1/history": " series from to buckets shape "}
 	r.Use("/api/v1", func(c *fiber.Ctx) error {
 		for name := range c.Queries() {
 			if !strings.Contains(known[c.Path()], " "+name+" ") {
@@ -157,6 +159,7 @@ func (s *site) api(r fiber.Router) {
 		}
 		return c.Next()
 	})
+	r.Get("/api/v1/history", s.history)
 	r.Get("/api/v1/groups", func(c *fiber.Ctx) error {
 		items := []map[string]any{}
 		groups, err := s.Groups(c.UserContext(), auth.Caller(c))
@@ -183,7 +186,7 @@ func (s *site) api(r fiber.Router) {
 
 // newSite makes a plant with n devices of seven metrics each, and one device in no group.
 func newSite(t testing.TB, n int) *site {
-	s := &site{engine: fanout.New(fanout.Config{}), sessions: map[string]bool{}}
+	s := &site{engine: fanout.New(fanout.Config{}), sessions: map[string]bool{}, past: past{samples: map[devices.SeriesID][]devices.Sample{}}}
 	for _, p := range []devices.GroupPath{"plant1", "plant1/line1", "plant1/line2", "plant1/utilities", "yard"} {
 		s.groups = append(s.groups, devices.Group{Path: p, Label: map[devices.GroupPath]string{"plant1": "Bottling plant"}[p]})
 	}
@@ -230,6 +233,12 @@ func newSite(t testing.TB, n int) *site {
 	return s
 }
 
+// take has samples recorded, and then shown.
+func (s *site) take(batch []devices.Sample) {
+	s.past.add(batch)
+	s.engine.Offer(batch)
+}
+
 // offer is one sample, now; it makes the series at first sight.
 func (s *site) offer(t testing.TB, device, metric string, kind devices.Kind, v devices.Sample) {
 	d := s.catalog.Device(devices.ID(device))
@@ -241,7 +250,7 @@ func (s *site) offer(t testing.TB, device, metric string, kind devices.Kind, v d
 	s.engine.SetSeries(series, groups)
 	now := time.Now().UnixMilli()
 	v.Series, v.Kind, v.At, v.Recv = id, kind, now, now
-	s.engine.Offer([]devices.Sample{v})
+	s.take([]devices.Sample{v})
 }
 
 // run publishes for all devices until the test ends, 10 times a second: waves with spikes, a state, a switch, a place.
@@ -266,6 +275,39 @@ func (s *site) run(t testing.TB) {
 			all = append(all, one{id, m.kind, m.base, i})
 		}
 	}
+	sample := func(o one, n int, at int64) devices.Sample {
+		v := devices.Sample{Series: o.id, Kind: o.kind, At: at, Recv: at}
+		switch o.kind {
+		case devices.String:
+			v.Text = []string{"running", "running", "idle", "cleaning"}[((n/600+o.i)%4+4)%4]
+		case devices.Bool:
+			v.Value = float64((n / 300) & 1)
+		default:
+			x := float64(n)/300 + float64(o.i)
+			v.Value = math.Round(o.base*(1+0.12*math.Sin(x)+0.02*math.Sin(7.3*x)+0.004*float64(o.i%7))*100) / 100
+			if (n+130*o.i)%1500 == 0 {
+				v.Value *= 1.5
+			}
+			if o.i == 5 {
+				v.Quality = devices.Uncertain
+			}
+			if o.i == 6 && n%20 < 19 {
+				v.Quality = devices.Bad
+			}
+		}
+		return v
+	}
+	started := time.Now()
+	var before []devices.Sample
+	for n := -int(s.before / time.Second); n < 0; n++ {
+		if n < -1500 && n%30 != 0 {
+			continue // of what is long ago, two samples a minute
+		}
+		for _, o := range all {
+			before = append(before, sample(o, 10*n, started.UnixMilli()+1000*int64(n)))
+		}
+	}
+	s.past.add(before)
 	ctx, cancel := context.WithCancel(context.Background())
 	var loop sync.WaitGroup
 	loop.Go(func() {
@@ -284,28 +326,10 @@ func (s *site) run(t testing.TB) {
 				if o.i == 3 && n > 20 { // it dies
 					continue
 				}
-				v := devices.Sample{Series: o.id, Kind: o.kind, At: now, Recv: now}
-				switch o.kind {
-				case devices.String:
-					v.Text = []string{"running", "running", "idle", "cleaning"}[(n/50+o.i)%4]
-				case devices.Bool:
-					v.Value = float64((n / 30) % 2)
-				default:
-					x := float64(n)/40 + float64(o.i)
-					v.Value = math.Round(o.base*(1+0.12*math.Sin(x)+0.02*math.Sin(7.3*x)+0.004*float64(o.i%7))*100) / 100
-					if (n+13*o.i)%150 == 0 {
-						v.Value *= 1.5
-					}
-					if o.i == 5 {
-						v.Quality = devices.Uncertain
-					}
-					if o.i == 6 && n%20 < 19 {
-						v.Quality = devices.Bad
-					}
-				}
+				v := sample(o, n, now)
 				batch = append(batch, v)
 			}
-			s.engine.Offer(batch)
+			s.take(batch)
 		}
 	})
 	t.Cleanup(func() { cancel(); loop.Wait() })

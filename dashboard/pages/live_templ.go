@@ -650,7 +650,7 @@ func timeControls() templ.Component {
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
-		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 51, "</summary><div class=\"menu-body time-body\"><div class=\"time-quick\" role=\"group\" aria-labelledby=\"time-quick-title\"><h3 id=\"time-quick-title\">Live, the last</h3>")
+		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 51, "</summary><div class=\"menu-body time-body\"><div class=\"time-quick\" role=\"group\" aria-labelledby=\"time-quick-title\"><p class=\"time-title\" id=\"time-quick-title\">Live, the last</p>")
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
@@ -699,7 +699,7 @@ func timeControls() templ.Component {
 				return templ_7745c5c3_Err
 			}
 		}
-		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 56, "</div><form class=\"time-form\" id=\"time-form\" novalidate><h3>From – to</h3><label for=\"time-from\">From</label> <input type=\"datetime-local\" id=\"time-from\" step=\"any\" aria-describedby=\"time-problem\"> <label for=\"time-to\">To</label> <input type=\"datetime-local\" id=\"time-to\" step=\"any\" aria-describedby=\"time-problem\"><p class=\"time-problem\" id=\"time-problem\" role=\"alert\" hidden></p><button type=\"submit\" class=\"primary\">Show</button><p class=\"muted\" id=\"time-zone\"></p></form></div></details> <button type=\"button\" class=\"icon-only\" id=\"time-on\" aria-label=\"Half a range on\" title=\"Half a range on (→)\" disabled>")
+		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 56, "</div><form class=\"time-form\" id=\"time-form\" novalidate><p class=\"time-title\">From – to</p><label for=\"time-from\">From</label> <input type=\"datetime-local\" id=\"time-from\" step=\"any\" aria-describedby=\"time-problem\"> <label for=\"time-to\">To</label> <input type=\"datetime-local\" id=\"time-to\" step=\"any\" aria-describedby=\"time-problem\"><p class=\"time-problem\" id=\"time-problem\" role=\"alert\" hidden></p><button type=\"submit\" class=\"primary\">Show</button><p class=\"muted\" id=\"time-zone\"></p></form></div></details> <button type=\"button\" class=\"icon-only\" id=\"time-on\" aria-label=\"Half a range on\" title=\"Half a range on (→)\" disabled>")
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}

@@ -1,1 +1,1 @@
-import{a as r}from"./chunk-6PGTVYBE.js";import{b as o}from"./chunk-JTXMCZMP.js";var t=o("live");t?.dataset.group&&new r(t);
+import{a as i}from"./chunk-BFPBPWS4.js";import{b as o}from"./chunk-JTXMCZMP.js";var e=o("live");e?.dataset.group&&Object.assign(window,{millrace:new i(e)});

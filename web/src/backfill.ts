@@ -91,6 +91,21 @@ export class Backfill {
     this.soon();
   }
 
+  /** Whether all that is in view is as history has it, at the width that belongs to the range, up to the newest part. */
+  get ready(): boolean {
+    const w = widthFor(this.time.window);
+    const needed = this.time.mode === "live" ? -Infinity : this.needed(w);
+    return this.charts.length > 0 && this.charts.every((c) => c.lines.every((s) => {
+      const b = this.store.known(s)?.main;
+      return b?.width === w && b.from <= this.time.left() && b.settled >= needed;
+    }));
+  }
+
+  // Up to where a range that stands still has to be settled.
+  private needed(width: number): number {
+    return Math.min(this.time.right(), this.time.clock() - LAG - width);
+  }
+
   /** Asks for what is missing; to be called a few times a second. */
   beat(): void {
     const now = performance.now();
@@ -114,7 +129,7 @@ export class Backfill {
     const margin = live ? window / 10 : window / 4;
     const from = Math.floor((left - margin) / w) * w;
     const to = live ? Math.ceil(clock / w) * w + w : Math.ceil(Math.min(right + margin, clock + w) / w) * w;
-    const needed = Math.min(right, clock - LAG - w); // what must be settled in a range that stands still
+    const needed = this.needed(w);
     const loads = new Map<number, Buckets>();
     const tails = new Map<number, Buckets>();
     let tail = Infinity;

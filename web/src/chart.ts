@@ -101,6 +101,7 @@ export class Chart implements Task, Filled {
   private readonly pager: HTMLElement;
   private readonly range: HTMLElement;
   private readonly legend: HTMLOListElement;
+  private readonly wordList = make("ul", { class: "words", "aria-label": "States", hidden: true });
   private readonly tableHolder: HTMLElement;
   private readonly toggle: HTMLButtonElement;
   private readonly note = make("div", { class: "chart-note", hidden: true });
@@ -142,7 +143,7 @@ export class Chart implements Task, Filled {
     this.holder = make("div", { class: "plot", "aria-hidden": "true" });
     this.tableHolder = make("div", { class: "plot-table", hidden: true, tabindex: 0, role: "region", "aria-label": `Values of ${title}` });
     this.legend = make("ol", { class: "legend" });
-    this.body = make("div", { class: "chart-body" }, this.holder, this.legend);
+    this.body = make("div", { class: "chart-body" }, this.holder, this.legend, this.wordList);
     this.card = make(
       "section",
       { class: "card chart", tabindex: 0, "aria-label": `Chart of ${title}`, "data-key": options.key },
@@ -209,6 +210,13 @@ export class Chart implements Task, Filled {
       this.scales = units.map((unit) => ({ unit, lo: NaN, hi: NaN, shrinkAt: 0 }));
       this.decimals = units.map(() => 0);
       this.body.classList.toggle("states", strips);
+      this.words.clear();
+      this.wordList.replaceChildren();
+      this.wordList.hidden = !strips;
+      if (strips && next.some((x) => s.kind[x] === Kind.Bool)) {
+        this.word("true");
+        this.wordList.append(make("li", { class: "off" }, make("span", { class: "key" }, make("span", {})), "false"));
+      }
       this.restyle();
     }
     if (!same) {
@@ -344,7 +352,7 @@ export class Chart implements Task, Filled {
       u.batch(() => {
         u.setData(this.data, false);
         u.setScale("x", { min: from, max: to });
-        this.scales.forEach((s, i) => u.setScale("y" + i, { min: s.lo, max: s.hi }));
+        this.scales.forEach((s, i) => u.setScale("y" + i, { min: Number.isNaN(s.lo) ? 0 : s.lo, max: Number.isNaN(s.lo) ? 1 : s.hi }));
       });
     }
     this.paintLegend();
@@ -377,24 +385,19 @@ export class Chart implements Task, Filled {
       }
       if (store.decimals[slot] > decimals) decimals = store.decimals[slot];
     });
-    if (lo > hi) {
-      if (Number.isNaN(scale.lo)) {
-        scale.lo = 0;
-        scale.hi = 1;
-      }
-      return;
-    }
+    if (lo > hi) return;
     const least = Math.max(Math.abs(hi) * 1e-3, 10 ** -decimals, 1e-9);
     const room = Math.max((hi - lo) * 0.08, least);
     const floor = lo >= 0 && lo - room < 0 ? 0 : lo - room;
     const top = hi + room;
-    if (Number.isNaN(scale.lo) || floor < scale.lo || top > scale.hi) {
-      scale.lo = Number.isNaN(scale.lo) ? floor : Math.min(floor, scale.lo);
-      scale.hi = Number.isNaN(scale.hi) ? top : Math.max(top, scale.hi);
-      scale.shrinkAt = now + 5000;
-    } else if (this.ctx.time.mode === "fixed") {
+    if (Number.isNaN(scale.lo) || this.ctx.time.mode === "fixed") {
       scale.lo = floor;
       scale.hi = top;
+      scale.shrinkAt = now + 5000;
+    } else if (floor < scale.lo || top > scale.hi) {
+      scale.lo = Math.min(floor, scale.lo);
+      scale.hi = Math.max(top, scale.hi);
+      scale.shrinkAt = now + 5000;
     } else if (top - floor > (scale.hi - scale.lo) * 0.66) {
       scale.shrinkAt = now + 5000;
     } else if (now > scale.shrinkAt) {
@@ -571,6 +574,7 @@ export class Chart implements Task, Filled {
     for (const x of this.lines) if (!Object.is(s.low[x], low) || !Object.is(s.high[x], high)) return;
     if (Number.isNaN(low) && Number.isNaN(high)) return;
     const { lo, hi } = this.scales[0];
+    if (Number.isNaN(lo)) return;
     const { left, top, width, height } = u.bbox;
     const y = (v: number) => Math.min(top + height, Math.max(top, top + height * (1 - (v - lo) / (hi - lo))));
     const a = Number.isNaN(high) ? top : y(high);
@@ -607,16 +611,21 @@ export class Chart implements Task, Filled {
       }
       const scale = this.scales[this.scaleOf[i]];
       const pen = { color: c.lines[i], lit: this.lit === i, faded, dot: live && fresh };
+      if (Number.isNaN(scale.lo)) continue;
       if (store.kind[slot] === Kind.Bool) steps(g, area, b, scale.lo, scale.hi, pen);
       else if (store.numeric(slot)) line(g, area, b, scale.lo, scale.hi, pen);
     }
     g.restore();
   }
 
-  // The colour of a state, in the order in which this chart has met them.
+  // The colour of a state, in the order in which this chart has met them; the words are told beneath.
   private word(w: string): number {
     let i = this.words.get(w);
-    if (i === undefined) this.words.set(w, (i = this.words.size % LINES));
+    if (i === undefined) {
+      i = this.words.size % LINES;
+      this.words.set(w, i);
+      if (this.words.size <= LINES) this.wordList.append(make("li", { class: "l" + (i + 1) }, make("span", { class: "key" }, make("span", {})), w));
+    }
     return i;
   }
 }

@@ -53,7 +53,7 @@ export function line(g: CanvasRenderingContext2D, a: Area, b: Buckets, lo: numbe
     i = j + 1;
   }
   // A single bucket has no width as an area: its extremes are a stroke.
-  g.globalAlpha = pen.faded ? 0.08 : 0.4;
+  g.globalAlpha = pen.faded ? 0.08 : 0.5;
   g.lineWidth = a.dpr;
   g.beginPath();
   for (let k = start; k < end; k++) {
