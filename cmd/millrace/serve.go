@@ -178,6 +178,7 @@ func (s *server) run(ctx context.Context) (err error) {
 	defer recording.stop()
 	recording.run("recorder", s.recorder.Run)
 	recording.run("history", s.writer.Run)
+	recording.run("upkeep of history", s.history.Maintain)
 	reading := newStage(ctx, failed)
 	defer reading.stop()
 	reading.run("reader", s.reader.Run)
@@ -315,7 +316,7 @@ func (s *server) doors(certificate *tls.Config) error {
 			operator.Register(r, operator.Deps{Auth: a, Inventory: s.inventory, Catalog: s.catalog, Engine: liveValues{s.engine}, MQTTPort: s.mqttPort()})
 		},
 		func(r fiber.Router) {
-			admin.Register(r, admin.Deps{Inventory: s.inventory, Catalog: s.catalog, System: s, Intake: s.bridge, Live: s.bridge, Addresses: s.addresses, Asset: web.Path})
+			admin.Register(r, admin.Deps{Inventory: s.inventory, Catalog: s.catalog, System: s, Intake: s.bridge, Live: s.bridge, History: s.history, Addresses: s.addresses, Asset: web.Path})
 		})
 	s.app = dashboard.New(s.c.Listen.HTTP, dashboard.Deps{
 		Auth:     a,

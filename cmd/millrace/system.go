@@ -19,7 +19,7 @@ type statusCache struct {
 	mu       sync.Mutex // held while the database is asked, so that one asks for all
 	asked    time.Time
 	database pages.DatabaseStatus
-	parked   pages.HistoryStatus // only what is parked
+	parked   pages.HistoryStatus // only what is parked and what it all takes
 }
 
 const databaseStatus = `select current_setting('server_version'), pg_database_size(current_database())`
@@ -66,6 +66,10 @@ func (s *server) Status(ctx context.Context) pages.SystemStatus {
 	var parked pages.HistoryStatus
 	st.Database, parked = s.askDatabase(ctx)
 	st.History.ParkedChunks, st.History.ParkedSamples, st.History.Parked = parked.ParkedChunks, parked.ParkedSamples, parked.Parked
+	st.History.Size, st.History.Disk, st.History.Waiting, st.History.Doomed = parked.Size, parked.Disk, parked.Waiting, parked.Doomed
+	m := s.history.MaintainStats()
+	st.History.Merged, st.History.Became, st.History.Expired, st.History.Dropped, st.History.Purged = m.Read, m.Written, m.Expired, m.Dropped, m.Purged
+	st.History.Site, st.History.Unmaintained = s.history.SiteRetention(), m.Down
 	return st
 }
 
@@ -98,6 +102,9 @@ func (s *server) askDatabase(ctx context.Context) (pages.DatabaseStatus, pages.H
 		for _, p := range newest {
 			parked.Parked = append(parked.Parked, pages.ParkedChunk{ID: p.ID, At: p.At, Device: p.Device, Metric: p.Metric, Start: time.UnixMilli(p.Start), Samples: p.N, Reason: p.Reason})
 		}
+	}
+	if sp, err := s.history.Space(ctx); err == nil {
+		parked.Size, parked.Disk, parked.Waiting, parked.Doomed = sp.Total, sp.Disk, sp.Waiting, sp.Doomed
 	}
 	s.status.asked, s.status.database, s.status.parked = time.Now(), d, parked
 	return d, parked
@@ -172,6 +179,11 @@ type historyJSON struct {
 	LastFlushMs   float64 `json:"lastFlushMs"`
 	ParkedChunks  int64   `json:"parkedChunks"`
 	ParkedSamples int64   `json:"parkedSamples"`
+	Recorded      int64   `json:"recordedSamples"` // all there are; this and what follows as of some minutes ago
+	Disk          int64   `json:"diskBytes"`
+	Oldest        int64   `json:"oldest"`       // Unix milliseconds; 0: nothing is recorded
+	Waiting       int64   `json:"waitingHours"` // of series, to be compacted
+	Doomed        int64   `json:"doomedSeries"` // deleted ones of which something is left
 }
 
 // systemJSON is Status for programs.
@@ -183,7 +195,8 @@ func (s *server) systemJSON(ctx context.Context) any {
 	out.Spine = spineJSON(st.Spine)
 	h := st.History
 	out.History = historyJSON{Position: h.Position, Behind: h.Behind, Pending: h.Pending, PendingLimit: h.Limit, Blocked: h.Blocked, Away: h.Away, Samples: h.Samples,
-		Chunks: h.Chunks, Bytes: h.Bytes, LastFlushMs: float64(h.LastFlush.Microseconds()) / 1000, ParkedChunks: h.ParkedChunks, ParkedSamples: h.ParkedSamples}
+		Chunks: h.Chunks, Bytes: h.Bytes, LastFlushMs: float64(h.LastFlush.Microseconds()) / 1000, ParkedChunks: h.ParkedChunks, ParkedSamples: h.ParkedSamples,
+		Recorded: h.Size.Samples, Disk: h.Disk, Oldest: h.Size.Oldest, Waiting: h.Waiting, Doomed: h.Doomed}
 	for _, in := range st.Intake {
 		out.Messages[in.Protocol], out.Samples[in.Protocol] = in.Messages, in.Samples
 	}

@@ -45,13 +45,14 @@ type Addresses struct {
 	MQTTS     string
 }
 
-// Deps is what the handlers work on. All but Addresses, Version and Asset are needed.
+// Deps is what the handlers work on. All but History, Addresses and Asset are needed.
 type Deps struct {
 	Inventory *inventory.Inventory
 	Catalog   *catalog.Catalog
 	System    System
 	Intake    Intake
 	Live      Live
+	History   History          // nil: nothing is told of it
 	Addresses func() Addresses // asked at each request: port 0 becomes known late
 	Asset     func(name string) string
 }
@@ -79,6 +80,9 @@ func Register(r fiber.Router, d Deps) {
 	g.Get("/intake", h.intake)
 	g.Get("/audit", h.audit)
 	g.Get("/system", h.system)
+	g.Post("/system/parked/:id/retry", h.retryParked)
+	g.Get("/system/parked/:id/discard", h.confirmDiscardParked)
+	g.Post("/system/parked/:id/discard", h.discardParked)
 }
 
 // endpoints are the server's addresses as a device would write them.

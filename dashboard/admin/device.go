@@ -156,6 +156,7 @@ func (h *handler) showDevice(c *fiber.Ctx, status int, id devices.ID, change fun
 	if series.Next != "" {
 		v.MoreSeries = deviceURL(d.ID, "?series="+url.QueryEscape(series.Next)+"#series")
 	}
+	v.Recorded = h.recordedOf(c, d)
 	if v.MayEdit {
 		v.Rejects = h.rejects(caller, d.ID, 20)
 		if v.Credentials, err = h.Inventory.Credentials(ctx, caller, d.ID); err != nil {
@@ -284,6 +285,11 @@ func (h *handler) deleteDeviceBox(c *fiber.Ctx, id devices.ID) (pages.AdminConfi
 		series = len(d.AllSeries())
 	}
 	q.Lost = []string{"Its settings and attributes.", fmt.Sprintf("%d series with their settings and last values.", series)}
+	if h.History != nil {
+		if size, err := h.History.SizeOf(ctx, []devices.ID{id}); err == nil && size.Samples > 0 {
+			q.Lost = append(q.Lost, "All its history: "+pages.RecordedText(size)+".")
+		}
+	}
 	if creds, err := h.Inventory.Credentials(ctx, caller, id); err == nil {
 		q.Lost = append(q.Lost, pages.Count(len(creds), "credential")+"; open connections end at once.")
 	}

@@ -74,8 +74,10 @@ func (h *handler) groupBox(c *fiber.Ctx, isNew bool, p devices.GroupPath) pages.
 
 func (h *handler) newGroup(c *fiber.Ctx) error {
 	v := h.groupBox(c, true, "")
+	v.Retention = h.retentionForm(devices.Site, nil)
 	if below := asked(c, "below"); below != "" {
 		v.Path = below + "/"
+		v.Retention.Above = "as above: " + pages.RetentionOf(h.retention(), devices.GroupPath(below))
 	}
 	return render(c, fiber.StatusOK, pages.AdminGroupFormPage(v))
 }
@@ -91,13 +93,24 @@ func readTick(s string) (time.Duration, error) {
 	return time.Duration(n) * time.Millisecond, nil
 }
 
+// readGroup reads the fields that new and existing groups share.
+func readGroup(c *fiber.Ctx, v *pages.AdminGroupForm) (tick time.Duration, days *int, err error) {
+	v.Label, v.Tick = value(c, "label"), value(c, "tickMs")
+	v.Retention.Keep, v.Retention.Days = value(c, "keep"), value(c, "days")
+	if tick, err = readTick(v.Tick); err == nil {
+		days, err = readRetention(v.Retention)
+	}
+	return tick, days, err
+}
+
 func (h *handler) createGroup(c *fiber.Ctx) error {
 	v := h.groupBox(c, true, "")
-	v.Path, v.Label, v.Tick = strings.TrimSuffix(value(c, "path"), "/"), value(c, "label"), value(c, "tickMs")
-	tick, err := readTick(v.Tick)
+	v.Path = strings.TrimSuffix(value(c, "path"), "/")
+	v.Retention = h.retentionForm(devices.Site, nil)
+	tick, days, err := readGroup(c, &v)
 	if err == nil {
 		var g devices.Group
-		if g, err = h.Inventory.CreateGroup(c.UserContext(), auth.Caller(c), devices.Group{Path: devices.GroupPath(v.Path), Label: v.Label, Tick: tick}); err == nil {
+		if g, err = h.Inventory.CreateGroup(c.UserContext(), auth.Caller(c), devices.Group{Path: devices.GroupPath(v.Path), Label: v.Label, Tick: tick, Retention: days}); err == nil {
 			return done(c, "/admin/groups", "Group "+string(g.Path)+" was created.")
 		}
 	}
@@ -124,7 +137,7 @@ func (h *handler) editGroup(c *fiber.Ctx) error {
 		return err
 	}
 	v := h.groupBox(c, false, g.Path)
-	v.Label = g.Label
+	v.Label, v.Retention = g.Label, h.retentionForm(g.Path, g.Retention)
 	if g.Tick != 0 {
 		v.Tick = strconv.FormatInt(g.Tick.Milliseconds(), 10)
 	}
@@ -134,10 +147,18 @@ func (h *handler) editGroup(c *fiber.Ctx) error {
 func (h *handler) updateGroup(c *fiber.Ctx) error {
 	p := devices.GroupPath(asked(c, "path"))
 	v := h.groupBox(c, false, p)
-	v.Label, v.Tick = value(c, "label"), value(c, "tickMs")
-	tick, err := readTick(v.Tick)
+	v.Retention = h.retentionForm(p, nil)
+	tick, days, err := readGroup(c, &v)
 	if err == nil {
-		if _, err = h.Inventory.UpdateGroup(c.UserContext(), auth.Caller(c), p, inventory.GroupPatch{Label: &v.Label, Tick: &tick}); err == nil {
+		v.Loss, err = h.loss(c, p, days)
+	}
+	if v.Loss != nil {
+		v.Loss.Missed, v.Submit, v.Danger = asked(c, "asked") != "", "Save and delete", true
+		v.Action += "&asked=1"
+		return render(c, fiber.StatusUnprocessableEntity, pages.AdminGroupFormPage(v))
+	}
+	if err == nil {
+		if _, err = h.Inventory.UpdateGroup(c.UserContext(), auth.Caller(c), p, inventory.GroupPatch{Label: &v.Label, Tick: &tick, Retention: &days}); err == nil {
 			return done(c, groupURL("view", p), "Saved.")
 		}
 	}
@@ -167,10 +188,36 @@ func (h *handler) deleteGroupBox(c *fiber.Ctx) (pages.AdminConfirm, error) {
 	}
 	b := h.box(c, "groups", "Delete "+string(g.Path)+"?", groupURL("delete", g.Path), groupURL("view", g.Path), "Delete group")
 	b.Danger = true
-	q := pages.AdminConfirm{Box: b, Type: string(g.Path), Stays: fmt.Sprintf("%s stay, but are in no group of this branch any more.", pages.Count(g.Devices, "device"))}
+	q := pages.AdminConfirm{Box: b, Type: string(g.Path)}
+	if g.Devices > 0 {
+		q.Stays = fmt.Sprintf("%s stay, but are in no group of this branch any more.", pages.Count(g.Devices, "device"))
+	}
 	q.Lost = []string{pages.Count(n, "group") + ": this one and all below, with their live pages."}
 	if bindings, err := h.Inventory.Bindings(ctx, caller, g.Path, "", ""); err == nil {
 		q.Lost = append(q.Lost, pages.Count(len(bindings), "role")+" that people and programs have there; open views end at once.")
+	}
+	var only []devices.ID
+	for _, d := range h.Catalog.DevicesIn(g.Path) {
+		if !slices.ContainsFunc(d.Info().Groups, func(p devices.GroupPath) bool { return !g.Path.Contains(p) }) {
+			only = append(only, d.ID())
+		}
+	}
+	if len(only) > 0 {
+		label := "Also delete the device that is in no other group"
+		if len(only) > 1 {
+			label = fmt.Sprintf("Also delete the %d devices that are in no other group", len(only))
+		}
+		if h.History != nil {
+			if size, err := h.History.SizeOf(ctx, only); err == nil && size.Samples > 0 {
+				label += ", with " + pages.RecordedText(size)
+			}
+		}
+		q.Option = &pages.Option{Name: "devices", Label: label, On: value(c, "devices") != ""}
+	}
+	if h.History != nil {
+		if size, err := h.History.LostByDeletion(ctx, g.Path); err == nil && size.Samples > 0 {
+			q.Lost = append(q.Lost, "How long samples stay there: outside of it, "+pages.RecordedText(size)+" are too old and are deleted within the hour.")
+		}
 	}
 	return q, nil
 }
@@ -190,7 +237,7 @@ func (h *handler) deleteGroup(c *fiber.Ctx) error {
 	}
 	p := devices.GroupPath(asked(c, "path"))
 	if err = typed(c, &q); err == nil {
-		err = h.Inventory.DeleteGroup(c.UserContext(), auth.Caller(c), p, false)
+		err = h.Inventory.DeleteGroup(c.UserContext(), auth.Caller(c), p, q.Option != nil && q.Option.On)
 	}
 	if err != nil {
 		return confirmAgain(c, q, err)
@@ -211,7 +258,7 @@ func (h *handler) showGroup(c *fiber.Ctx, status int, device string, e pages.Err
 	if err != nil {
 		return err
 	}
-	v.Members, v.Next, v.Errors = list.Items, list.Next, e
+	v.Members, v.Next, v.Errors, v.Recorded = list.Items, list.Next, e, h.recordedIn(c, g.Path)
 	return render(c, status, pages.AdminGroupPage(v))
 }
 

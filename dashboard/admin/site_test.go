@@ -47,6 +47,37 @@ type parts struct {
 	rejects []pages.Reject
 	values  map[devices.ID][]pages.LiveValue
 	status  pages.SystemStatus
+	sizes   map[devices.ID]int64 // samples recorded
+	lost    int64                // by a retention that is not for ever
+	mended  []string
+}
+
+func (p *parts) SizeOf(_ context.Context, ids []devices.ID) (sum devices.HistorySize, err error) {
+	for _, id := range ids {
+		if n := p.sizes[id]; n > 0 {
+			sum.Add(devices.HistorySize{Samples: n, Bytes: 2 * n, Oldest: 1_767_225_600_000})
+		}
+	}
+	return sum, nil
+}
+func (p *parts) SiteRetention() int { return 400 }
+func (p *parts) LostByRetention(_ context.Context, _ devices.GroupPath, days *int) (devices.HistorySize, error) {
+	if days != nil && *days == devices.Forever {
+		return devices.HistorySize{}, nil
+	}
+	return devices.HistorySize{Samples: p.lost, Bytes: p.lost, Oldest: 1_767_225_600_000}, nil
+}
+func (p *parts) LostByDeletion(ctx context.Context, path devices.GroupPath) (devices.HistorySize, error) {
+	return p.LostByRetention(ctx, path, nil)
+}
+func (p *parts) RetryParked(_ context.Context, id int64) error   { return p.mend("retry", id) }
+func (p *parts) DiscardParked(_ context.Context, id int64) error { return p.mend("discard", id) }
+func (p *parts) mend(what string, id int64) error {
+	if id == 13 {
+		return fmt.Errorf("the database refuses them still (unlucky): %w", devices.ErrInvalid)
+	}
+	p.mended = append(p.mended, fmt.Sprint(what, id))
+	return nil
 }
 
 func (p *parts) Rejects(id devices.ID, limit int) []pages.Reject {
@@ -77,7 +108,7 @@ func newSite(t testing.TB) *site {
 	if err := cat.Load(ctx); err != nil {
 		t.Fatal(err)
 	}
-	s := &site{t: t, inventory: inventory.New(store, cat), catalog: cat, parts: &parts{values: map[devices.ID][]pages.LiveValue{}}}
+	s := &site{t: t, inventory: inventory.New(store, cat), catalog: cat, parts: &parts{values: map[devices.ID][]pages.LiveValue{}, sizes: map[devices.ID]int64{}}}
 	s.parts.status = pages.SystemStatus{At: time.Now(), Started: time.Now().Add(-time.Hour), Spine: pages.SpineStatus{Healthy: true, MaxBytes: 1 << 30}, Database: pages.DatabaseStatus{OK: true}}
 	a := auth.New(auth.Config{}, s.inventory, cat)
 	s.app = fiber.New(fiber.Config{ErrorHandler: func(c *fiber.Ctx, err error) error {
@@ -95,7 +126,7 @@ func newSite(t testing.TB) *site {
 		}
 		return c.SendString("ok")
 	})
-	admin.Register(s.app, admin.Deps{Inventory: s.inventory, Catalog: cat, System: s.parts, Intake: s.parts, Live: s.parts, Asset: web.Path,
+	admin.Register(s.app, admin.Deps{Inventory: s.inventory, Catalog: cat, System: s.parts, Intake: s.parts, Live: s.parts, History: s.parts, Asset: web.Path,
 		Addresses: func() admin.Addresses { return admin.Addresses{MQTT: "0.0.0.0:1883"} }})
 	return s
 }

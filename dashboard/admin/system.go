@@ -90,6 +90,7 @@ var verbs = map[string]string{
 	"binding.create": "gave a role to", "binding.delete": "took a role from",
 	"token.create": "created the API token", "token.delete": "revoked the API token",
 	"session.create": "signed in as", "session.fail": "could not sign in as", "session.delete": "signed out",
+	"history.retry": "stored again the refused chunk", "history.discard": "discarded the refused chunk",
 }
 
 // auditRow makes a sentence of an entry.

@@ -1,6 +1,10 @@
 package pages
 
-import "time"
+import (
+	"time"
+
+	"millrace/devices"
+)
 
 // SystemStatus is the server at one moment, for the system page. Counters count since the server started.
 type SystemStatus struct {
@@ -72,6 +76,16 @@ type HistoryStatus struct {
 	Samples        uint64 // written since the start
 	Chunks, Bytes  uint64 // they became
 	LastFlush      time.Duration
+
+	Size            devices.HistorySize // of all that is recorded, as of some minutes ago
+	Disk            int64               // bytes of its tables and indexes
+	Waiting         int64               // hours of series that wait to be compacted
+	Doomed          int64               // deleted series of which chunks are left
+	Merged, Became  uint64              // chunks compacted since the start, and what they became
+	Expired, Purged uint64              // chunks deleted since the start: too old, or of deleted series
+	Dropped         uint64              // partitions dropped as too old since the start
+	Site            int                 // days that samples stay where no group says otherwise
+	Unmaintained    bool                // the last round of compaction and deletion failed
 
 	ParkedChunks, ParkedSamples int64         // what the database refused, in all
 	Parked                      []ParkedChunk // the newest of these

@@ -37,6 +37,7 @@ type MaintainStats struct {
 	Failed        uint64        // rounds that ended with an error
 	Took          time.Duration // all work together
 	Busy          bool          // there was more to compact than one batch when last looked
+	Down          bool          // the last round ended with an error
 	Last          time.Time     // end of the last round without an error
 }
 
@@ -81,13 +82,13 @@ func (s *Store) Maintain(ctx context.Context) error {
 				s.log.Info("history is maintained again")
 			}
 			down = false
-			s.count(func(st *MaintainStats) { st.Last = time.Now() })
+			s.count(func(st *MaintainStats) { st.Down, st.Last = false, time.Now() })
 		default:
 			if !down || !errors.Is(err, devices.ErrUnavailable) {
 				s.log.Warn("history was not maintained; it is tried again", "err", err)
 			}
 			down, next = true, retryAfter
-			s.count(func(st *MaintainStats) { st.Failed++ })
+			s.count(func(st *MaintainStats) { st.Failed, st.Down = st.Failed+1, true })
 		}
 		s.count(func(st *MaintainStats) { st.Took += took })
 		timer.Reset(next)

@@ -92,7 +92,7 @@ func (s *Store) Space(ctx context.Context) (*Space, error) {
 // refreshSpace measures again what somebody asked for.
 func (s *Store) refreshSpace(ctx context.Context) error {
 	s.space.mu.Lock()
-	due := s.space.asked && s.space.now != nil && time.Since(s.space.now.At) > spaceAge
+	due := s.space.asked && (s.space.now == nil || time.Since(s.space.now.At) > spaceAge)
 	s.space.mu.Unlock()
 	if !due {
 		return nil

@@ -335,3 +335,11 @@ func (v *Inventory) Audit(ctx context.Context, c Caller, f devices.AuditFilter) 
 
 // normal is how e-mail addresses are kept.
 func normal(email string) string { return strings.ToLower(strings.TrimSpace(email)) }
+
+// Note writes into the audit what a site admin did beside the inventory.
+func (v *Inventory) Note(ctx context.Context, c Caller, action, object string) error {
+	if err := needSite(c); err != nil {
+		return err
+	}
+	return v.store.AppendAudit(ctx, c.Actor(), action, object, nil)
+}
