@@ -46,9 +46,10 @@ type machine struct {
 	longest atomic.Int64 // time from sending to an answer, of those that were answered
 }
 
-// value is what metric m is in a row.
+// value is what a metric is in a row: something between 20 and 30 with two decimals.
 func (m *machine) value(row int64, metric int) float64 {
-	return float64((row*7+int64(metric)*1311)%100_000) / 100
+	x := (uint64(row)*16 + uint64(metric)) * 0x9e3779b97f4a7c15
+	return float64(2000+(x^x>>32)%1000) / 100
 }
 
 // message makes the n-th one.
@@ -110,6 +111,7 @@ func (m *machine) overHTTP(ctx context.Context, s *server) {
 // overMQTT publishes at QoS 1, and connects again when it must.
 func (m *machine) overMQTT(ctx context.Context, s *server) {
 	var client *paho.Client
+	var session context.Context // of the connection
 	var over context.CancelFunc
 	hangUp := func() {
 		if client != nil {
@@ -126,17 +128,17 @@ func (m *machine) overMQTT(ctx context.Context, s *server) {
 				pause(ctx, 20*time.Millisecond)
 				return false
 			}
-			session, cancel := context.WithCancel(context.Background())
+			session, over = context.WithCancel(context.Background())
 			context.AfterFunc(session, func() { conn.Close() })
-			c := paho.NewClient(paho.ClientConfig{Conn: conn, OnClientError: func(error) { cancel() }, OnServerDisconnect: func(*paho.Disconnect) { cancel() }})
-			client, over = c, cancel
-			if _, err := c.Connect(session, &paho.Connect{ClientID: m.id, CleanStart: true, KeepAlive: 10, UsernameFlag: true, PasswordFlag: true,
+			hear := over
+			client = paho.NewClient(paho.ClientConfig{Conn: conn, OnClientError: func(error) { hear() }, OnServerDisconnect: func(*paho.Disconnect) { hear() }})
+			if _, err := client.Connect(session, &paho.Connect{ClientID: m.id, CleanStart: true, KeepAlive: 10, UsernameFlag: true, PasswordFlag: true,
 				Username: m.id, Password: []byte(m.token)}); err != nil {
 				hangUp()
 				return false
 			}
 		}
-		limit, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		limit, cancel := context.WithTimeout(session, 5*time.Second)
 		defer cancel()
 		res, err := client.Publish(limit, &paho.Publish{Topic: "devices/" + m.id + "/telemetry", QoS: 1, Payload: bytes.Clone(body)})
 		if err != nil {
@@ -247,10 +249,11 @@ func (p *plant) check(t *testing.T, address string) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	missing, twice, acked := 0, 0, 0
+	missing, twice, acked, published := 0, 0, 0, 0
 	for _, m := range p.machines {
 		for metric := range machineMetrics {
 			for row, copies := range found[m.id+"/m"+itoa(metric)] {
+				published++
 				ok := m.acked[row/machineRows]
 				if ok {
 					acked++
@@ -267,7 +270,7 @@ func (p *plant) check(t *testing.T, address string) {
 	if missing+twice+strange+wrong > 0 || acked == 0 {
 		t.Errorf("of %d acknowledged samples %d are missing, %d are there more than once, %d are of no such time, %d have another value", acked, missing, twice, strange, wrong)
 	}
-	t.Logf("%d samples acknowledged, %d recorded in %d chunks of %d bytes", acked, samples, chunks, size)
+	t.Logf("%d samples published, %d acknowledged, %d recorded in %d chunks of %d bytes", published, acked, samples, chunks, size)
 }
 
 // historyStatus is what GET /api/v1/system says of it.
