@@ -7,17 +7,23 @@ import (
 	"millrace/devices"
 )
 
-// Merge appends to dst, which must end before they begin or be empty, the samples of all parts in the order of their times. For the same time
-// that of the later part is right, the others are left out. All must be of one kind; strings are shared, the rest is copied.
-func Merge(dst *Columns, parts ...*Columns) {
-	parts = slices.DeleteFunc(slices.Clone(parts), func(p *Columns) bool { return p.Len() == 0 })
+// Walk calls each with stretches of the parts' samples, from on and before to, in the order of their times. Where parts have samples of the same time, that of
+// the later part is right and the others are left out.
+func Walk(parts []*Columns, each func(part, from, to int)) {
 	apart := true
-	for i := 1; i < len(parts) && apart; i++ {
-		apart = parts[i-1].Times[parts[i-1].Len()-1] < parts[i].Times[0]
+	end, any := int64(0), false
+	for _, p := range parts {
+		if p.Len() == 0 {
+			continue
+		}
+		apart = apart && (!any || end < p.Times[0])
+		end, any = p.Times[p.Len()-1], true
 	}
 	if apart {
-		for _, p := range parts {
-			dst.append(p, 0, p.Len())
+		for k, p := range parts {
+			if p.Len() > 0 {
+				each(k, 0, p.Len())
+			}
 		}
 		return
 	}
@@ -34,9 +40,15 @@ func Merge(dst *Columns, parts ...*Columns) {
 	slices.SortFunc(places, func(a, b place) int { return cmp.Or(cmp.Compare(a.t, b.t), a.part-b.part) })
 	for i, p := range places {
 		if i+1 == len(places) || places[i+1].t != p.t {
-			dst.append(parts[p.part], p.at, p.at+1)
+			each(p.part, p.at, p.at+1)
 		}
 	}
+}
+
+// Merge appends to dst, which must end before they begin or be empty, the samples of all parts in the order of their times. For the same time
+// that of the later part is right, the others are left out. All must be of one kind; strings are shared, the rest is copied.
+func Merge(dst *Columns, parts ...*Columns) {
+	Walk(parts, func(part, from, to int) { dst.append(parts[part], from, to) })
 }
 
 // append adds the samples from i on and before j of c.

@@ -1,0 +1,85 @@
+package history
+
+import (
+	"context"
+	"fmt"
+
+	"millrace/devices"
+)
+
+// Buckets asks for at most q.Buckets buckets of each series and calls each with those of one after the other; also of one that has none. The buckets are each's only until it
+// returns. Its error ends the query. What was measured in the last moments is in it, see Seam.
+func (s *Store) Buckets(ctx context.Context, q devices.HistoryQuery, each func(id devices.SeriesID, buckets []devices.Bucket) error) error {
+	width := BucketWidth(q)
+	if width == 0 {
+		return fmt.Errorf("no buckets are asked for, or no time: %w", devices.ErrInvalid)
+	}
+	b := bucketer{width: width}
+	return s.query(ctx, q, width, func(_ context.Context, id devices.SeriesID, read func(sink) error) error {
+		b.buckets = b.buckets[:0]
+		if err := read(&b); err != nil {
+			return err
+		}
+		return each(id, b.buckets)
+	})
+}
+
+// bucketer is a sink that fills buckets.
+type bucketer struct {
+	width   int64
+	buckets []devices.Bucket
+	numbers bool // the last bucket has numbers already
+}
+
+// at is the bucket of t, the last one or a new one.
+func (b *bucketer) at(t int64) *devices.Bucket {
+	t = floorDiv(t, b.width) * b.width
+	if n := len(b.buckets); n == 0 || b.buckets[n-1].T != t {
+		b.buckets = append(b.buckets, devices.Bucket{T: t})
+		b.numbers = false
+	}
+	return &b.buckets[len(b.buckets)-1]
+}
+
+// figures adds what is known of n samples that come after those before.
+func (b *bucketer) figures(to *devices.Bucket, n int64, first, last, least, most, sum float64, q devices.Quality) {
+	if !b.numbers {
+		b.numbers = true
+		to.First, to.Min, to.Max = first, least, most
+	}
+	to.Last, to.Min, to.Max, to.Sum = last, min(to.Min, least), max(to.Max, most), to.Sum+sum
+	to.Count += n
+	to.Quality = max(to.Quality, q)
+}
+
+func (b *bucketer) row(r *row) {
+	b.figures(b.at(r.Start), int64(r.N), r.First, r.Last, r.Min, r.Max, r.Sum, r.Quality)
+}
+
+func (b *bucketer) hour(h *hourRow) {
+	b.figures(b.at(int64(h.Hour)*hourMs), int64(h.N), h.First, h.Last, h.Min, h.Max, h.Sum, h.Quality)
+}
+
+func (b *bucketer) samples(r *Run, from, to int) error {
+	for i := from; i < to; {
+		t := b.at(r.Times[i])
+		for end := t.T + b.width; i < to && r.Times[i] < end; i++ {
+			q := devices.Good
+			if len(r.Quality) > 0 {
+				q = r.Quality[i]
+			}
+			switch r.Kind {
+			case devices.String:
+				t.Text = r.Texts[i]
+				t.Count++
+				t.Quality = max(t.Quality, q)
+				continue
+			case devices.Location:
+				t.Lon = r.Lons[i]
+			}
+			v := r.Values[i]
+			b.figures(t, 1, v, v, v, v, v, q)
+		}
+	}
+	return nil
+}
