@@ -91,7 +91,7 @@ func (s *Store) makePartition(ctx context.Context, name string, start time.Time)
 		if _, err := tx.Exec(ctx, partitionPatience); err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, partitionLock, pgx.StrictNamedArgs{"key": int64(0x6d696c6c72616365)}); err != nil {
+		if _, err := tx.Exec(ctx, partitionLock, pgx.StrictNamedArgs{"key": int64(maintenanceLock)}); err != nil {
 			return err
 		}
 		rows, _ := tx.Query(ctx, partitionNames+` and c.relname = $1`, name) // its error comes back from rows
