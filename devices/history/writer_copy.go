@@ -21,6 +21,8 @@ type copier struct {
 	buf   []byte
 	at    int // what of buf was read
 
+	row chunk.Columns // of the part under way
+
 	samples, bytes uint64 // made since begin
 }
 
@@ -28,6 +30,9 @@ type copier struct {
 func (r *copier) begin(flush int64, parts []part) {
 	*r = copier{flush: flush, parts: parts, buf: append(r.buf[:0], "PGCOPY\n\xff\r\n\x00\x00\x00\x00\x00\x00\x00\x00\x00"...)}
 }
+
+// end lets go of the samples.
+func (r *copier) end() { r.parts, r.row = nil, chunk.Columns{} }
 
 func (r *copier) Read(p []byte) (int, error) {
 	if r.at == len(r.buf) {
@@ -42,7 +47,7 @@ func (r *copier) Read(p []byte) (int, error) {
 			r.ended = true
 			break
 		}
-		r.row(&r.parts[0])
+		r.make(&r.parts[0])
 		r.parts = r.parts[1:]
 	}
 	n := copy(p, r.buf[r.at:])
@@ -50,10 +55,10 @@ func (r *copier) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// row appends one: the number of columns, and each with its length before it.
-func (r *copier) row(p *part) {
-	c := p.columns()
-	s := chunk.Summarize(p.kind, &c)
+// make appends a row: the number of columns, and each with its length before it.
+func (r *copier) make(p *part) {
+	r.row = p.columns()
+	s := chunk.Summarize(p.kind, &r.row)
 	b := append(r.buf, 0, 13)
 	for _, v := range [...]uint64{uint64(s.Start), uint64(r.flush), math.Float64bits(s.First), math.Float64bits(s.Last), math.Float64bits(s.Min),
 		math.Float64bits(s.Max), math.Float64bits(s.Sum)} {
@@ -67,7 +72,7 @@ func (r *copier) row(p *part) {
 	}
 	b = append(b, 0, 0, 0, 0)
 	before := len(b)
-	b = chunk.Append(b, p.kind, &c)
+	b = chunk.Append(b, p.kind, &r.row)
 	n := len(b) - before
 	binary.BigEndian.PutUint32(b[before-4:], uint32(n))
 	r.buf = b

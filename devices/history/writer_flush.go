@@ -282,6 +282,7 @@ func (w *Writer) markDirty(ctx context.Context, tx pgx.Tx, parts []part) (all []
 // copyParts writes chunks, all or none.
 func (w *Writer) copyParts(ctx context.Context, tx pgx.Tx, flush int64, parts []part, count *Stats) error {
 	w.copying.begin(flush, parts)
+	defer w.copying.end()
 	_, err := tx.Conn().PgConn().CopyFrom(ctx, &w.copying, copyChunks)
 	if err == nil {
 		count.Chunks += uint64(len(parts))
