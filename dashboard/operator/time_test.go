@@ -26,7 +26,7 @@ func shown(from, to int64) string {
 // loaded waits until the past is there and nothing is under way.
 func loaded(t *testing.T, ctx context.Context) {
 	t.Helper()
-	eventually(t, ctx, "charts are filled", `window.millrace?.backfill.ready && !document.querySelector(".chart.loading")`)
+	eventually(t, ctx, "charts are filled", `window.millrace?.backfill.ready && document.querySelector("#charts .u-over") && !document.querySelector(".chart.loading")`)
 }
 
 func location(t *testing.T, ctx context.Context) url.Values {
@@ -62,7 +62,6 @@ func TestTime(t *testing.T) {
 		t.Errorf("the last 15 minutes show %d buckets of 900 at once", first)
 	}
 	axe(t, ctx, "group, filled")
-	shoot(t, ctx, "time-live")
 
 	// It runs on: what has settled is exactly what a reload shows.
 	do(t, ctx, chromedp.Sleep(30*time.Second))
@@ -90,6 +89,8 @@ func TestTime(t *testing.T) {
 	if again := eval[string](t, ctx, picture); again != pixels {
 		t.Error("a fresh page draws the same range differently")
 	}
+
+	shoot(t, ctx, "time-fixed")
 
 	// Out to a day by the key: the spike of one sample is there; then in to one second around it.
 	do(t, ctx, chromedp.Navigate(s.addr+"/g/plant1"))
@@ -153,12 +154,14 @@ func TestTime(t *testing.T) {
 	eventually(t, ctx, "the picker", `document.getElementById("time-from").value !== ""`)
 	axe(t, ctx, "range picker")
 	shoot(t, ctx, "time-picker")
-	do(t, ctx, js(`document.querySelector("#time-menu summary").click(); document.getElementById("time-from").value = "2026-01-01T00:00"; document.getElementById("time-to").value = "2026-01-01T01:00"; document.getElementById("time-form").requestSubmit()`))
+	do(t, ctx, js(`document.querySelector("#time-menu summary").click(); scrollTo(0, 0); document.getElementById("time-from").value = "2026-01-01T00:00"; document.getElementById("time-to").value = "2026-01-01T01:00"; document.getElementById("time-form").requestSubmit()`))
 	eventually(t, ctx, "nothing there", `document.querySelector(".chart-note:not([hidden])")?.textContent.includes("The oldest sample is of")`)
 	axe(t, ctx, "empty range")
 	shoot(t, ctx, "time-empty")
 	do(t, ctx, js(`document.querySelector(".chart-note button").click()`))
-	eventually(t, ctx, "the nearest", `!document.querySelector(".chart-note:not([hidden])") && millrace.time.window === 3600000`)
+	eventually(t, ctx, "the nearest", `[...millrace.charts.values()].every(c => !c.visible || c.card.querySelector(".chart-note").hidden) && millrace.time.window === 3600000`)
+
+	do(t, ctx, js(`scrollTo(0, 0)`))
 
 	// A chart as a table, and the details of a value.
 	do(t, ctx, js(`document.querySelector(".chart-toggle").click()`))

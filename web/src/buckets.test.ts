@@ -174,6 +174,15 @@ test("gaps: twice the width, or two and a half usual intervals", () => {
   assert.equal(new Buckets(1000).gap(), 2000);
 });
 
+test("a series that was slower before is joined there, and an outage is not", () => {
+  const b = new Buckets(1000);
+  for (let t = 0; t < 3_600_000; t += 30_000) b.add(t, 1, 1, 1, 1);
+  for (let t = 3_600_000; t < 4_000_000; t += 200) if (t < 3_700_000 || t > 3_720_000) b.add(t, 1, 1, 1, 1);
+  const breaks: number[] = [];
+  for (let k = b.begin + 1; k < b.end; k++) if (b.breaks(k, b.gap())) breaks.push(b.t[k]);
+  assert.deepEqual(breaks, [3_720_000]);
+});
+
 test("what is out of the range goes", () => {
   const b = new Buckets(10);
   for (let t = 0; t < 1000; t += 10) b.add(t, t, t, t, 1);

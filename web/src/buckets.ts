@@ -205,13 +205,26 @@ export class Buckets {
     this.version++;
   }
 
-  /** Neighbours further apart than this are not joined: max(2 widths, 2.5 usual intervals). */
+  /** Neighbours further apart than this are not joined, as a rule: max(2 widths, 2.5 usual intervals). */
   gap(): number {
     if (this.learned < 0 || Math.abs(this.version - this.learned) > 64) {
       this.learned = this.version;
       this.interval = this.usual();
     }
     return Math.max(2 * this.width, 2.5 * this.interval);
+  }
+
+  /** Whether a line breaks before the bucket at k: it is further away than gap allows, and than what is usual around there. */
+  breaks(k: number, gap: number): boolean {
+    const apart = this.t[k] - this.t[k - 1];
+    if (apart <= gap) return false;
+    let n = 0;
+    for (let i = Math.max(this.begin + 1, k - 4); i < Math.min(this.end, k + 5); i++) {
+      if (i !== k) near[n++] = (this.t[i] - this.t[i - 1]) / Math.max(1, this.count[i - 1]);
+    }
+    if (n < 4) return true;
+    const d = near.subarray(0, n).sort();
+    return apart > 2.5 * d[n >> 1];
   }
 
   // The median distance of samples, over at most 256 of the newest pairs of buckets.
@@ -261,3 +274,4 @@ export class Buckets {
 
 const COLUMNS = ["t", "last", "min", "max", "count"] as const;
 const scratch = new Float64Array(256);
+const near = new Float64Array(8);

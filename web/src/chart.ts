@@ -440,7 +440,7 @@ export class Chart implements Task, Filled {
         // Further from the pointer than a gap, there is no value there.
         if (k >= b.begin && (Number.isNaN(cursor) ? b.t[k] + b.width >= time.left() : at - b.t[k] <= b.gap() + b.width)) {
           text = this.value(slot, b.last[k], d, b.words) + unit;
-          if (s.numeric(slot) && b.max[k] > b.min[k] && this.lines.length <= 4) text += ` (${number(b.min[k], d)} to ${number(b.max[k], d)})`;
+          if (!Number.isNaN(cursor) && s.numeric(slot) && b.max[k] > b.min[k] && this.lines.length <= 4) text += ` (${number(b.min[k], d)} to ${number(b.max[k], d)})`;
         }
       }
       setText(e.value, text);
@@ -516,7 +516,7 @@ export class Chart implements Task, Filled {
         gap: 4,
         grid: this.strips ? { stroke: c.grid, width: 1 } : { show: false },
         ticks: { stroke: c.grid, width: 1, size: 4 },
-        splits: (u, _, from, to) => ticks(from, to, u.over.clientWidth / 76).at,
+        splits: (u, _, from, to) => ticks(from, to, across(u) / 76).at,
         values: (u, at) => timeLabels(u, at),
       },
     ];
@@ -630,11 +630,16 @@ export class Chart implements Task, Filled {
   }
 }
 
+// How wide the plot is, px; its element may not have been laid out yet.
+function across(u: uPlot): number {
+  return u.bbox.width / (devicePixelRatio || 1);
+}
+
 // A label that would be cut at the right edge is left out.
 function timeLabels(u: uPlot, at: number[]): string[] {
   const { min, max } = u.scales.x;
-  const t = ticks(min!, max!, u.over.clientWidth / 76);
-  const width = u.over.clientWidth;
+  const width = across(u);
+  const t = ticks(min!, max!, width / 76);
   return at.map((v, i) => {
     const text = t.label[i] ?? "";
     return u.valToPos(v, "x") > width + 10 - 3 * text.length ? "" : text; // the plot's right padding is 10 px

@@ -42,7 +42,7 @@ export function line(g: CanvasRenderingContext2D, a: Area, b: Buckets, lo: numbe
   let i = start;
   while (i < end) {
     let j = i;
-    while (j < end - 1 && b.t[j + 1] - b.t[j] <= gap) j++;
+    while (j < end - 1 && !b.breaks(j + 1, gap)) j++;
     if (j > i) {
       // Forth along the highest, back along the lowest.
       g.beginPath();
@@ -70,21 +70,21 @@ export function line(g: CanvasRenderingContext2D, a: Area, b: Buckets, lo: numbe
   for (let k = start; k < end; k++) {
     const at = x(a, b, k);
     const y = bottom - (b.last[k] - lo) * ky;
-    const joined = k > start && b.t[k] - b.t[k - 1] <= gap;
-    if (joined) g.lineTo(at, y);
+    if (k > start && !b.breaks(k, gap)) g.lineTo(at, y);
     else g.moveTo(at, y);
-    // One that stands alone is a dot, or it would not be seen.
-    if (!joined && (k === end - 1 || b.t[k + 1] - b.t[k] > gap)) {
-      g.moveTo(at + 1.25 * a.dpr, y);
-      g.arc(at, y, 1.25 * a.dpr, 0, 7);
-    }
   }
   g.stroke();
-  if (pen.dot && end === b.end) {
-    g.beginPath();
-    g.arc(x(a, b, end - 1), bottom - (b.last[end - 1] - lo) * ky, 1.75 * a.dpr, 0, 7);
-    g.fill();
+  // The newest is a dot, and so is one that stands alone, or it would not be seen.
+  g.beginPath();
+  for (let k = start; k < end; k++) {
+    const alone = (k === start || b.t[k] - b.t[k - 1] > gap) && (k === end - 1 || b.t[k + 1] - b.t[k] > gap);
+    if (!(alone && (k === start || b.breaks(k, gap)) && (k === end - 1 || b.breaks(k + 1, gap))) && !(pen.dot && k === b.end - 1)) continue;
+    const at = x(a, b, k);
+    const y = bottom - (b.last[k] - lo) * ky;
+    g.moveTo(at, y);
+    g.arc(at, y, 1.75 * a.dpr, 0, 7);
   }
+  g.fill();
 }
 
 /** A switch as steps: a value holds until the next. */
@@ -100,7 +100,7 @@ export function steps(g: CanvasRenderingContext2D, a: Area, b: Buckets, lo: numb
   for (let k = start; k < end; k++) {
     const at = x(a, b, k);
     const y = bottom - (b.last[k] - lo) * ky;
-    if (k > start && b.t[k] - b.t[k - 1] <= gap) g.lineTo(at, bottom - (b.last[k - 1] - lo) * ky);
+    if (k > start && !b.breaks(k, gap)) g.lineTo(at, bottom - (b.last[k - 1] - lo) * ky);
     else g.moveTo(at, y);
     if (b.max[k] > b.min[k]) {
       g.lineTo(at, bottom - (b.min[k] - lo) * ky);
@@ -129,8 +129,8 @@ export function strip(g: CanvasRenderingContext2D, a: Area, b: Buckets, top: num
   for (let i = start; i < end; ) {
     let j = i;
     const both = isSwitch && b.max[i] > b.min[i];
-    while (j < end - 1 && b.t[j + 1] - b.t[j] <= gap && b.last[j + 1] === b.last[i] && (isSwitch && b.max[j + 1] > b.min[j + 1]) === both) j++;
-    const joined = j < end - 1 && b.t[j + 1] - b.t[j] <= gap;
+    while (j < end - 1 && !b.breaks(j + 1, gap) && b.last[j + 1] === b.last[i] && (isSwitch && b.max[j + 1] > b.min[j + 1]) === both) j++;
+    const joined = j < end - 1 && !b.breaks(j + 1, gap);
     let until = joined ? b.t[j + 1] : b.t[j] + Math.max(b.width, gap / 2);
     if (j === b.end - 1 && on) until = a.now;
     const x0 = Math.max(a.left - 4, a.left + (b.t[i] - a.from) * k);

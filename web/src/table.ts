@@ -331,7 +331,7 @@ export class Table implements Task {
     g.beginPath();
     for (let k = start; k < ring.end; k++) {
       const y = h - (ring.last[k] - lo) * ky;
-      if (k > start && ring.t[k] - ring.t[k - 1] <= gap) g.lineTo(x(k), y);
+      if (k > start && !ring.breaks(k, gap)) g.lineTo(x(k), y);
       else g.moveTo(x(k), y);
     }
     g.stroke();
