@@ -37,20 +37,29 @@ create table history_chunk (
 	n int not null,
 	kind smallint not null,       -- devices.Kind
 	quality smallint not null,    -- devices.Quality, the worst
+	fresh bool not null default true,
 	data bytea not null           -- devices/history/chunk
-) partition by range (start);
+) partition by list (fresh);
 alter table history_chunk alter column data set storage external; -- it is compressed already
 create index on history_chunk (series, start);
 
+-- Where chunks are written, and wait to be compacted. All of it is used again and again: were they among those that stay, a page of
+-- the index for each series and hour would be left with the few entries that compaction leaves.
+create table history_fresh partition of history_chunk for values in (true)
+	with (autovacuum_vacuum_scale_factor = 0.1, autovacuum_vacuum_threshold = 1000, autovacuum_analyze_scale_factor = 0.5);
+
+-- Where they stay.
+create table history_packed partition of history_chunk for values in (false) partition by range (start);
+
 -- Times for which there is no partition: from clocks that are wrong by years.
-create table history_chunk_other partition of history_chunk default;
+create table history_chunk_other partition of history_packed default;
 
 -- Hours of a series that got samples since they were last compacted.
 create table history_dirty (
 	series int not null,
 	hour int not null, -- hours since 1970
 	primary key (series, hour)
-);
+) with (autovacuum_vacuum_scale_factor = 0.1, autovacuum_vacuum_threshold = 1000);
 
 -- Whole hours of series with many chunks an hour. Right only while the hour is not dirty.
 create table history_hour (

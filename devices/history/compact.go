@@ -15,7 +15,7 @@ import (
 	"millrace/devices/postgres/pgerr"
 )
 
-// Compaction makes few large chunks of many small ones. Whatever it does, answers stay the same: samples that it merges are
+// Compaction makes few large chunks of many small ones, and puts them where they stay. Whatever it does, answers stay the same: samples that it merges are
 // merged as a query would, the later flush being right. It takes hours that ended some time ago and that the writer has
 // noted in history_dirty, a batch of them in one transaction, which holds
 //   - an advisory lock, so that of several nodes one at a time deletes chunks (retention and purge take it as well);
@@ -51,7 +51,7 @@ const (
 	// offset 0 keeps the planner from joining otherwise than by the index, range for range.
 	headersIn = `select c.* from unnest(@series::int[], @lo::bigint[], @hi::bigint[]) as u (series, lo, hi)
 		cross join lateral (
-			select tableoid::bigint as rel, ctid as tid, series, start, flush, span, n, kind, quality, first, last, min, max, sum
+			select tableoid::bigint as rel, ctid as tid, series, start, flush, span, n, kind, quality, fresh, first, last, min, max, sum
 			from history_chunk where series = u.series and start >= u.lo and start < u.hi offset 0) c
 		order by c.series, c.start, c.flush`
 	relName = `select @rel::bigint::oid::regclass::text`
@@ -67,6 +67,7 @@ type header struct {
 	Span, N                    int32
 	Kind                       devices.Kind
 	Quality                    devices.Quality
+	Fresh                      bool // in history_fresh
 	First, Last, Min, Max, Sum float64
 }
 
@@ -244,7 +245,7 @@ func (b *compaction) finish(u *unit, p plan, made []compacted) {
 	b.stats.hours += len(u.hours)
 }
 
-var chunkColumns = []string{"start", "flush", "first", "last", "min", "max", "sum", "series", "span", "n", "kind", "quality", "data"}
+var chunkColumns = []string{"start", "flush", "first", "last", "min", "max", "sum", "series", "span", "n", "kind", "quality", "fresh", "data"}
 
 // write carries out what was noted.
 func (b *compaction) write(ctx context.Context) error {
@@ -254,7 +255,7 @@ func (b *compaction) write(ctx context.Context) error {
 	if len(b.made) > 0 {
 		n, err := b.tx.CopyFrom(ctx, pgx.Identifier{"history_chunk"}, chunkColumns, pgx.CopyFromSlice(len(b.made), func(i int) ([]any, error) {
 			c := &b.made[i]
-			return []any{c.Start, c.Flush, c.First, c.Last, c.Min, c.Max, c.Sum, c.Series, c.Span, c.N, int16(c.Kind), int16(c.Quality), c.data}, nil
+			return []any{c.Start, c.Flush, c.First, c.Last, c.Min, c.Max, c.Sum, c.Series, c.Span, c.N, int16(c.Kind), int16(c.Quality), c.Fresh, c.data}, nil
 		}))
 		if err != nil {
 			return err

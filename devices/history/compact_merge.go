@@ -17,6 +17,20 @@ import (
 func (b *compaction) merge(ctx context.Context, u *unit, p plan) ([]compacted, error) {
 	var made []compacted
 	for _, r := range p.runs {
+		if r.move {
+			data, err := b.data(ctx, r.chunks)
+			if err != nil {
+				return nil, err
+			}
+			h := r.chunks[0]
+			d, err := dataOf(&h, data)
+			if err != nil {
+				return nil, err
+			}
+			h.Fresh = false
+			made = append(made, compacted{h, d})
+			continue
+		}
 		m := merger{series: u.series, run: r}
 		for i := range r.chunks {
 			m.flush = max(m.flush, r.chunks[i].Flush)
@@ -113,10 +127,18 @@ func (m *merger) add(chunks []header, data map[place][]byte) error {
 	return nil
 }
 
-func decode(h *header, data map[place][]byte, into *chunk.Columns) error {
+func dataOf(h *header, data map[place][]byte) ([]byte, error) {
 	d, ok := data[place{h.Rel, h.TID}]
 	if !ok {
-		return fmt.Errorf("series %d: the chunk at %d was gone", h.Series, h.Start)
+		return nil, fmt.Errorf("series %d: the chunk at %d was gone", h.Series, h.Start)
+	}
+	return d, nil
+}
+
+func decode(h *header, data map[place][]byte, into *chunk.Columns) error {
+	d, err := dataOf(h, data)
+	if err != nil {
+		return err
 	}
 	if err := chunk.Decode(d, h.Kind, h.Start, int(h.N), into); err != nil {
 		return fmt.Errorf("series %d: the chunk at %d: %w", h.Series, h.Start, err)
@@ -188,6 +210,6 @@ func slice(c *chunk.Columns, i, j int) *chunk.Columns {
 
 func (m *merger) write(c *chunk.Columns) {
 	s := chunk.Summarize(m.kind, c)
-	m.made = append(m.made, compacted{data: chunk.Append(nil, m.kind, c), header: header{Series: m.series, Flush: m.flush, Kind: m.kind,
+	m.made = append(m.made, compacted{data: chunk.Append(nil, m.kind, c), header: header{Series: m.series, Flush: m.flush, Kind: m.kind, Fresh: m.fresh,
 		Start: s.Start, Span: int32(s.Span), N: int32(s.N), Quality: s.Quality, First: s.First, Last: s.Last, Min: s.Min, Max: s.Max, Sum: s.Sum}})
 }

@@ -7,11 +7,13 @@ import (
 	"millrace/devices"
 )
 
-// A run is chunks that follow each other or overlap and become few.
+// A run is chunks that follow each other or overlap and become few, or a single one that is to be where it stays.
 type run struct {
 	chunks []header // by start, then flush
 	kind   devices.Kind
 	hourly bool // what comes of it is cut at the hours
+	move   bool // it stays as it is, but not where it is
+	fresh  bool // what comes of it is going to be merged again
 }
 
 // A plan says what becomes of the chunks of a unit.
@@ -34,7 +36,7 @@ func (p plan) samples() int {
 
 // planUnit decides. A slow day that is over becomes one chunk. Other days are compacted hour by hour, and if a chunk of the whole day
 // is there from when it was slow, all of the day is cut into hours.
-func planUnit(u *unit) plan {
+func planUnit(u *unit) (p plan) {
 	samples, spans := 0, false
 	for i := range u.there {
 		h := &u.there[i]
@@ -42,7 +44,8 @@ func planUnit(u *unit) plan {
 		spans = spans || floorDiv(h.Start, hourMs) != floorDiv(h.end(), hourMs)
 	}
 	slow := samples <= maxDay
-	p := plan{mark: slow && samples > 0 && !u.final}
+	p = plan{mark: slow && samples > 0 && !u.final}
+	defer p.settle()
 	if slow && u.final || spans {
 		for h := range int32(24) {
 			p.hours = append(p.hours, int32(u.day*24)+h)
@@ -50,14 +53,42 @@ func planUnit(u *unit) plan {
 		p.split(u.there, !slow)
 		return p
 	}
-	p.hours = u.hours
+	p.hours = slices.Clone(u.hours)
+	if !p.mark { // of a day that seemed slow when they were compacted
+		for i := range u.there {
+			if h := int32(floorDiv(u.there[i].Start, hourMs)); u.there[i].Fresh {
+				p.hours = append(p.hours, h)
+			}
+		}
+		slices.Sort(p.hours)
+		p.hours = slices.Compact(p.hours)
+	}
 	starts := func(h header, t int64) int { return cmp.Compare(h.Start, t) }
-	for _, hour := range u.hours {
+	for _, hour := range p.hours {
 		from, _ := slices.BinarySearchFunc(u.there, int64(hour)*hourMs, starts)
 		to, _ := slices.BinarySearchFunc(u.there, (int64(hour)+1)*hourMs, starts)
 		p.split(u.there[from:to], false)
 	}
 	return p
+}
+
+// settle says where what comes of it goes: what is not going to be merged again when the day is over goes where it stays.
+func (p *plan) settle() {
+	for i := range p.runs {
+		p.runs[i].fresh = p.mark
+	}
+	if p.mark {
+		return
+	}
+	stays := p.kept[:0]
+	for _, h := range p.kept {
+		if h.Fresh {
+			p.runs = append(p.runs, run{chunks: []header{h}, kind: h.Kind, move: true})
+		} else {
+			stays = append(stays, h)
+		}
+	}
+	p.kept = stays
 }
 
 // split sorts chunks, by start, into runs and those that stay. Chunks that overlap go together. What is large already, what can't

@@ -86,7 +86,7 @@ func (tb *table) write(ctx context.Context, series int32, samples []devices.Samp
 			return err
 		}
 		if _, err := tx.CopyFrom(ctx, pgx.Identifier{"history_chunk"}, chunkColumns, pgx.CopyFromRows([][]any{{sum.Start, flush, sum.First, sum.Last, sum.Min, sum.Max,
-			sum.Sum, series, int32(sum.Span), int32(sum.N), int16(k), int16(sum.Quality), chunk.Append(nil, k, c)}})); err != nil {
+			sum.Sum, series, int32(sum.Span), int32(sum.N), int16(k), int16(sum.Quality), true, chunk.Append(nil, k, c)}})); err != nil {
 			return err
 		}
 		_, err := tx.Exec(ctx, insertDirty, pgx.StrictNamedArgs{"series": []int32{series}, "hours": []int32{int32(hourOf(sum.Start))}})
@@ -112,7 +112,7 @@ type stored struct {
 
 func (tb *table) chunks(series int32) (all []stored) {
 	tb.t.Helper()
-	rows, _ := tb.s.pool.Query(context.Background(), `select tableoid::bigint as rel, ctid as tid, series, start, flush, span, n, kind, quality, first, last, min, max, sum, data
+	rows, _ := tb.s.pool.Query(context.Background(), `select tableoid::bigint as rel, ctid as tid, series, start, flush, span, n, kind, quality, fresh, first, last, min, max, sum, data
 		from history_chunk where series = $1 order by flush, start`, series)
 	type row struct {
 		header

@@ -71,7 +71,7 @@ func retryParked(ctx context.Context, tx pgx.Tx, id int64) error {
 		return fmt.Errorf("its times are out of range: %w", devices.ErrInvalid)
 	}
 	if _, err := tx.CopyFrom(ctx, pgx.Identifier{"history_chunk"}, chunkColumns, pgx.CopyFromRows([][]any{{sum.Start, int64(0), sum.First, sum.Last, sum.Min, sum.Max, sum.Sum,
-		ids[0], int32(sum.Span), int32(sum.N), int16(p.Kind), int16(sum.Quality), p.Data}})); err != nil {
+		ids[0], int32(sum.Span), int32(sum.N), int16(p.Kind), int16(sum.Quality), true, p.Data}})); err != nil {
 		return err
 	}
 	if _, err := tx.Exec(ctx, insertDirty, pgx.StrictNamedArgs{"series": ids, "hours": []int32{int32(first)}}); err != nil {

@@ -19,7 +19,7 @@ const (
 )
 
 const (
-	partitionNames = `select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid where i.inhparent = 'history_chunk'::regclass`
+	partitionNames = `select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid where i.inhparent = 'history_packed'::regclass`
 	// Under it chunks are deleted, so also moved.
 	partitionLock = `select pg_advisory_xact_lock(@key)`
 	// Whoever reads or writes the default partition keeps us waiting, and others then wait behind us: so not for long.
@@ -27,7 +27,7 @@ const (
 	createPartition   = `create table %s (like history_chunk including all)`
 	// What came before the partition was there.
 	fillPartition   = `with moved as (delete from history_chunk_other where start >= %[2]d and start < %[3]d returning *) insert into %[1]s select * from moved`
-	attachPartition = `alter table history_chunk attach partition %s for values from (%d) to (%d)`
+	attachPartition = `alter table history_packed attach partition %s for values from (%d) to (%d)`
 )
 
 // partitions are those that we know to be there.

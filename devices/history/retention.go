@@ -119,7 +119,7 @@ func (s *Store) classes(ctx context.Context) (all []class, forever bool, err err
 	return all, forever, err
 }
 
-// A partition is a table of chunks from lo on and before hi, Unix milliseconds; the default one, of all other times, has neither.
+// A partition is a table of chunks from lo on and before hi, Unix milliseconds; that of fresh ones and the default one, of all other times, have neither.
 type partition struct {
 	name   string
 	lo, hi int64
@@ -133,7 +133,7 @@ func (s *Store) partitions(ctx context.Context) ([]partition, error) {
 		return nil, err
 	}
 	slices.Sort(names)
-	all := make([]partition, 0, len(names))
+	all := append(make([]partition, 0, len(names)+1), partition{name: "history_fresh", other: true})
 	for _, name := range names {
 		p := partition{name: pgx.Identifier{name}.Sanitize(), other: true}
 		if start, err := time.Parse("20060102", strings.TrimPrefix(name, "history_chunk_")); err == nil {

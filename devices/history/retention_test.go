@@ -91,7 +91,7 @@ func TestRetention(t *testing.T) {
 		t.Errorf("lost by a longer one: %+v, %v", lost, err)
 	}
 
-	tables := tb.count(`select count(*) from pg_inherits where inhparent = 'history_chunk'::regclass`)
+	tables := tb.count(`select count(*) from pg_inherits where inhparent = 'history_packed'::regclass`)
 	tb.must(tb.s.Retain(ctx, now))
 	for i, id := range all {
 		if keeps := want[ids[i]]; keeps != devices.Forever {
@@ -99,7 +99,7 @@ func TestRetention(t *testing.T) {
 		}
 		tb.check(id)
 	}
-	if n := tb.count(`select count(*) from pg_inherits where inhparent = 'history_chunk'::regclass`); n != tables {
+	if n := tb.count(`select count(*) from pg_inherits where inhparent = 'history_packed'::regclass`); n != tables {
 		t.Errorf("a partition was dropped although some device's samples stay for ever")
 	}
 

@@ -21,7 +21,7 @@ const (
 	// Changes of each partition since the database's statistics began: when they are as they were, so are its chunks.
 	partitionChanges = `select c.relname as name, coalesce(pg_stat_get_tuples_inserted(c.oid) + pg_stat_get_tuples_deleted(c.oid), 0) as changes,
 			pg_total_relation_size(c.oid) as bytes
-		from pg_inherits i join pg_class c on c.oid = i.inhrelid where i.inhparent = 'history_chunk'::regclass`
+		from pg_partition_tree('history_chunk') t join pg_class c on c.oid = t.relid where t.isleaf`
 	sizesOfDevices = `select s.device, sum(c.n) as samples, sum(pg_column_size(c.data) + %d) as bytes, min(c.start) as oldest
 		from %s c join history_series s on s.id = c.series group by s.device`
 	otherSizes = `select pg_total_relation_size('history_hour') + pg_total_relation_size('history_dirty') + pg_total_relation_size('history_series') as bytes,
