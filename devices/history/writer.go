@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -202,7 +203,11 @@ func (w *Writer) Run(ctx context.Context) error {
 		case ctx.Err() != nil:
 			continue
 		case errors.Is(err, errMoved):
-			w.store.log.Warn("another writer has stored history beside this one: reading on from its position")
+			level := slog.LevelDebug // of several nodes one writes, and the others take over when it is gone
+			if w.Stats().Moved == 0 {
+				level = slog.LevelWarn
+			}
+			w.store.log.Log(ctx, level, "another writer has stored history beside this one: reading on from its position")
 			if w.Rewind == nil {
 				return err
 			}
@@ -316,6 +321,7 @@ func (w *Writer) goBack(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	w.epoch = -1 // ids may be of what is no longer there
 	w.mu.Lock()
 	w.lost = true
 	w.stats.Moved++

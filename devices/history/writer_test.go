@@ -378,7 +378,9 @@ func TestTwoWriters(t *testing.T) {
 	one, _ := f.newWriter()
 	two, _ := f.newWriter()
 	id := f.series("a", "m", devices.Int)
-	message := func(n uint64) (uint64, []devices.Sample) { return n, []devices.Sample{number(id, noon+int64(n), float64(n))} }
+	message := func(n uint64) (uint64, []devices.Sample) {
+		return n, []devices.Sample{number(id, noon+int64(n), float64(n))}
+	}
 	rewound := make(chan uint64, 1)
 	two.Rewind = func(seq uint64, ready func()) {
 		two.Deliver(message(5)) // what was on its way is not taken
@@ -420,6 +422,49 @@ func TestTwoWriters(t *testing.T) {
 	}
 	if got := f.samples("a", "m"); len(got) != 5 {
 		t.Errorf("%v", got)
+	}
+}
+
+// A database that has forgotten its last transactions (restored, or not synced when it fell) gets them again.
+func TestDatabaseGoesBack(t *testing.T) {
+	f := newFixture(t, Config{Flush: time.Hour})
+	w, _ := f.newWriter()
+	id := f.series("a", "m", devices.Int)
+	message := func(n uint64) (uint64, []devices.Sample) {
+		return n, []devices.Sample{number(id, noon+int64(n), float64(n))}
+	}
+	rewound := make(chan struct{})
+	w.Rewind = func(seq uint64, ready func()) {
+		ready()
+		for n := seq; n <= 4; n++ {
+			w.Deliver(message(n))
+		}
+		close(rewound)
+	}
+	for n := range uint64(3) {
+		w.Deliver(message(n + 1))
+		f.flush(w)
+	}
+	f.exec("update stream_position set seq = 1 where reader = 'history'")
+	f.exec("delete from history_chunk where start > $1", noon+1)
+	f.exec("delete from history_series")
+	w.Deliver(message(4))
+	w.wake()
+	ctx, stop := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() {
+		if err := w.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	<-rewound
+	stop()
+	running.Wait()
+	if got := f.samples("a", "m"); len(got) != 3 { // and what was there of an id that is gone
+		t.Errorf("%v", got)
+	}
+	if got := w.Stats(); got.Position != 4 || got.Moved != 1 {
+		t.Errorf("%+v", got)
 	}
 }
 
