@@ -114,6 +114,8 @@ func (a *App) limits(h *fasthttp.RequestHeader) (r fasthttp.RequestConfig) {
 	switch {
 	case strings.HasSuffix(path, "/stream") && strings.HasPrefix(path, "/api/v1/groups/"):
 		r.WriteTimeout = 10 * 365 * 24 * time.Hour
+	case path == "/api/v1/history":
+		r.WriteTimeout = 10 * time.Minute // it ends itself before
 	case strings.HasSuffix(path, "/telemetry"), path == "/api/v1/devices.csv", path == "/write", path == "/api/v2/write":
 		r.MaxRequestBodySize = a.c.MaxIngestBody
 	case strings.HasPrefix(path, "/debug/pprof"):

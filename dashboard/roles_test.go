@@ -24,6 +24,7 @@ import (
 	"millrace/dashboard/live"
 	"millrace/devices"
 	"millrace/devices/catalog"
+	"millrace/devices/history"
 	"millrace/devices/inventory"
 	"millrace/devices/postgres"
 	"millrace/fanout"
@@ -45,6 +46,7 @@ type site struct {
 	app       *dashboard.App
 	inventory *inventory.Inventory
 	catalog   *catalog.Catalog
+	history   *history.Store
 	n         int
 }
 
@@ -60,16 +62,17 @@ func (disk) Enqueue(_ []devices.Sample, done func(error)) {
 }
 
 func newSite(t *testing.T) *site {
-	store := postgres.New(pgtest.New(t))
+	pool := pgtest.New(t)
+	store := postgres.New(pool)
 	cat := catalog.New(catalog.Config{SeriesPerDevice: 1000}, store)
 	if err := cat.Load(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	s := &site{t: t, catalog: cat, inventory: inventory.New(store, cat)}
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
+	s := &site{t: t, catalog: cat, inventory: inventory.New(store, cat), history: history.New(pool, cat, history.Config{}, log)}
 	a := auth.New(auth.Config{}, s.inventory, cat)
 	rights := api.New(api.Deps{
-		Inventory: s.inventory, Catalog: cat,
+		Inventory: s.inventory, Catalog: cat, History: s.history,
 		Stats: func(devices.GroupPath) api.GroupStats { return api.GroupStats{Series: 1, Rate: 2} },
 		Rejects: func(devices.ID, int) []api.Reject {
 			return []api.Reject{{Device: "d1", At: 1, Topic: "x", Reason: "y", Kind: "json"}, {Device: "nobody", At: 1}}
@@ -183,6 +186,7 @@ var access = []struct {
 	{"DELETE", "/api/v1/groups/+", "/api/v1/groups/GROUP", "", "401 403 404 403 403 204 204 404 401 401"},
 	{"GET", "/api/v1/groups/+/stream", "/api/v1/groups/plant1/line2/stream?pace=x", "", "401 400 400 400 400 400 400 400 401 401"}, // its rights: dashboard/live
 	{"GET", "/api/v1/series", "/api/v1/series?device=d1", "", "401 200 200 200 200 200 200 200 401 401"},
+	{"GET", "/api/v1/history", "/api/v1/history?device=d1", "", "401 200 404 200 200 200 200 404 401 401"},
 	{"GET", "/api/v1/metrics", "/api/v1/metrics", "", "401 200 200 200 200 200 200 200 401 401"},
 	{"PATCH", "/api/v1/metrics/:metric", "/api/v1/metrics/temp", `{"high":90,"low":null}`, "401 403 403 403 403 403 200 403 401 401"},
 	{"GET", "/api/v1/users", "/api/v1/users", "", "401 403 403 403 403 200 200 403 401 401"},

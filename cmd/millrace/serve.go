@@ -300,7 +300,7 @@ func (s *server) doors(certificate *tls.Config) error {
 			return fmt.Errorf("MQTT subscriber: %w", err)
 		}
 	}
-	rests := api.New(api.Deps{Inventory: s.inventory, Catalog: s.catalog, Stats: s.bridge.groupStats, Rejects: s.bridge.apiRejects,
+	rests := api.New(api.Deps{Inventory: s.inventory, Catalog: s.catalog, History: s.history, Stats: s.bridge.groupStats, Rejects: s.bridge.apiRejects,
 		System: s.systemJSON})
 	register := []func(fiber.Router){
 		rests.Register,

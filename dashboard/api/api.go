@@ -46,16 +46,20 @@ type Reject struct {
 type Deps struct {
 	Inventory *inventory.Inventory
 	Catalog   *catalog.Catalog
+	History   History // nil: nothing is recorded
 	Stats     func(devices.GroupPath) GroupStats
 	Rejects   func(device devices.ID, limit int) []Reject // newest first; device "": all
 	System    func(ctx context.Context) any               // for site admins
 }
 
 // API serves the routes.
-type API struct{ d Deps }
+type API struct {
+	d     Deps
+	asked chan struct{} // questions to history that are being answered
+}
 
 // New returns an API.
-func New(d Deps) *API { return &API{d} }
+func New(d Deps) *API { return &API{d: d, asked: make(chan struct{}, historyAtOnce)} }
 
 // Register adds the routes. That of the event stream (dashboard/live) must be there before, for a group's path takes all that follows.
 func (a *API) Register(r fiber.Router) {

@@ -16,29 +16,35 @@ var schemas json.RawMessage
 
 // parameters of queries: what they mean and their schema.
 var parameters = map[string][2]string{
-	"after":   {"Cursor: next of the page before", `{"type":"string"}`},
-	"limit":   {"Most items of a page; 100 when absent", `{"type":"integer","minimum":1,"maximum":1000}`},
-	"group":   {"Path of a group: in it or below", `{"type":"string"}`},
-	"state":   {"State of a device", `{"type":"string","enum":["pending","active","disabled"]}`},
-	"type":    {"Type of a device, exactly", `{"type":"string"}`},
-	"q":       {"Part of an id or label", `{"type":"string"}`},
-	"dryRun":  {"1: say what would be done and do nothing", `{"type":"boolean"}`},
-	"stats":   {"1: with live figures", `{"type":"boolean"}`},
-	"devices": {"1: also delete the devices that are in no other group, with what is recorded of them", `{"type":"boolean"}`},
-	"device":  {"Id of a device", `{"type":"string"}`},
-	"metric":  {"Name of a metric, exactly", `{"type":"string"}`},
-	"user":    {"Id of a user", `{"type":"string"}`},
-	"token":   {"Id of an API token", `{"type":"string"}`},
-	"actor":   {"Name of who did it, exactly", `{"type":"string"}`},
-	"action":  {"Beginning of the action, such as device.", `{"type":"string"}`},
-	"object":  {"What was changed, exactly", `{"type":"string"}`},
-	"ack":     {"none: answer before the samples are stored", `{"type":"string","enum":["none"]}`},
-	"series":  {"Patterns device/metric, each part may be *; may be repeated", `{"type":"array","items":{"type":"string"}}`},
-	"pace":    {"Most frames a second", `{"type":"number"}`},
-	"detail":  {"How much of the samples between two frames", `{"type":"string","enum":["last","envelope","full"]}`},
-	"format":  {"Only json", `{"type":"string","enum":["json"]}`},
-	"credit":  {"Only auto", `{"type":"string","enum":["auto"]}`},
-	"from":    {"epoch:seq to resume after; Last-Event-ID goes before it", `{"type":"string"}`},
+	"after":          {"Cursor: next of the page before", `{"type":"string"}`},
+	"limit":          {"Most items of a page; 100 when absent", `{"type":"integer","minimum":1,"maximum":1000}`},
+	"group":          {"Path of a group: in it or below", `{"type":"string"}`},
+	"state":          {"State of a device", `{"type":"string","enum":["pending","active","disabled"]}`},
+	"type":           {"Type of a device, exactly", `{"type":"string"}`},
+	"q":              {"Part of an id or label", `{"type":"string"}`},
+	"dryRun":         {"1: say what would be done and do nothing", `{"type":"boolean"}`},
+	"stats":          {"1: with live figures", `{"type":"boolean"}`},
+	"devices":        {"1: also delete the devices that are in no other group, with what is recorded of them", `{"type":"boolean"}`},
+	"device":         {"Id of a device", `{"type":"string"}`},
+	"metric":         {"Name of a metric, exactly", `{"type":"string"}`},
+	"user":           {"Id of a user", `{"type":"string"}`},
+	"token":          {"Id of an API token", `{"type":"string"}`},
+	"actor":          {"Name of who did it, exactly", `{"type":"string"}`},
+	"action":         {"Beginning of the action, such as device.", `{"type":"string"}`},
+	"object":         {"What was changed, exactly", `{"type":"string"}`},
+	"ack":            {"none: answer before the samples are stored", `{"type":"string","enum":["none"]}`},
+	"series":         {"Patterns device/metric, each part may be *; may be repeated", `{"type":"array","items":{"type":"string"}}`},
+	"pace":           {"Most frames a second", `{"type":"number"}`},
+	"detail":         {"How much of the samples between two frames", `{"type":"string","enum":["last","envelope","full"]}`},
+	"format":         {"Only json", `{"type":"string","enum":["json"]}`},
+	"credit":         {"Only auto", `{"type":"string","enum":["auto"]}`},
+	"history.series": {"A series as device/metric; may be repeated", `{"type":"array","items":{"type":"string"}}`},
+	"history.from":   {"First time: RFC 3339, or Unix s, ms, µs or ns told apart by size; 15 minutes before to when absent", `{"type":"string"}`},
+	"history.to":     {"End, no longer in it; now when absent", `{"type":"string"}`},
+	"history.format": {"csv: as Accept: text/csv", `{"type":"string","enum":["json","csv"]}`},
+	"buckets":        {"Most buckets of a series, 1000 when absent; 0: the samples themselves", `{"type":"integer","minimum":0,"maximum":10000}`},
+	"shape":          {"columns: a list for each figure in place of an object for each point", `{"type":"string","enum":["points","columns"]}`},
+	"from":           {"epoch:seq to resume after; Last-Event-ID goes before it", `{"type":"string"}`},
 }
 
 type (
@@ -96,7 +102,7 @@ func (rt *route) operation() object {
 	}
 	for name := range strings.FieldsSeq(rt.query) {
 		p := parameters[name]
-		params = append(params, object{"name": name, "in": "query", "description": p[0], "schema": json.RawMessage(p[1])})
+		params = append(params, object{"name": parameterName(name), "in": "query", "description": p[0], "schema": json.RawMessage(p[1])})
 	}
 	ok := object{"description": rt.summary}
 	if content := content(rt.answer); content != nil {

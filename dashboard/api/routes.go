@@ -15,7 +15,7 @@ type route struct {
 	method, path string // path as in OpenAPI; {group} may hold slashes
 	id, tag      string
 	summary      string
-	query        string // names of parameters, see parameters
+	query        string // names of parameters, see parameters; what stands before a dot only tells those of one name apart
 	body, answer string // names of schemas; "" none, "text" plain text, "csv"
 	status       int
 	handler      func(*API, *fiber.Ctx) error
@@ -46,6 +46,7 @@ var routes = []route{
 	{"DELETE", "/api/v1/groups/{group}", "deleteGroup", "groups", "Delete a group and all below it, with their bindings; devices stay unless devices=1", "devices", "", "", 204, (*API).deleteGroup},
 
 	{"GET", "/api/v1/series", "listSeries", "series", "Series one may see", "group device metric q after limit", "", "SeriesList", 200, (*API).listSeries},
+	{"GET", "/api/v1/history", "getHistory", "series", "What is recorded of some series, in buckets or as samples; also as CSV", "device metric history.series group history.from history.to buckets shape history.format", "", "History", 200, (*API).history},
 	{"GET", "/api/v1/metrics", "listMetrics", "series", "Metrics, the defaults of series of one name", "", "", "MetricList", 200, (*API).listMetrics},
 	{"PATCH", "/api/v1/metrics/{metric}", "updateMetric", "series", "Change what is given of a metric (site admins)", "", "MetricPatch", "Metric", 200, (*API).patchMetric},
 
@@ -84,6 +85,9 @@ func (rt *route) fiberPath() string {
 // checkQuery refuses parameters that the route does not have, so that a misspelt filter is no missing filter.
 func (rt *route) checkQuery(c *fiber.Ctx) (err error) {
 	known := strings.Fields(rt.query)
+	for i := range known {
+		known[i] = parameterName(known[i])
+	}
 	c.Context().QueryArgs().VisitAll(func(key, _ []byte) {
 		if k := string(key); err == nil && k != "access_token" && !slices.Contains(known, k) {
 			err = devices.Invalid(k, "there is no such parameter here")
@@ -91,6 +95,9 @@ func (rt *route) checkQuery(c *fiber.Ctx) (err error) {
 	})
 	return err
 }
+
+// parameterName is a parameter's name as it is in addresses.
+func parameterName(key string) string { return key[strings.LastIndexByte(key, '.')+1:] }
 
 // Documented returns method and path, with {name} for parameters, of every route in the OpenAPI document.
 func Documented() [][2]string {

@@ -34,3 +34,6 @@ func BucketWidth(q devices.HistoryQuery) int64 {
 	}
 	return w
 }
+
+// Width is BucketWidth.
+func (*Store) Width(q devices.HistoryQuery) int64 { return BucketWidth(q) }
