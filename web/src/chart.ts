@@ -465,17 +465,18 @@ export class Chart implements Task, Filled {
     const to = time.right();
     let body = this.tableHolder.querySelector("tbody");
     if (!body || body.children.length !== this.lines.length) {
-      const heads = ["Series", "Last", "Lowest", "Highest", "Unit", "Samples", "Newest"];
+      const heads = ["Series", "Last", "Lowest", "Highest", "Samples", "Newest"];
       const head = make("tr");
-      for (const h of heads) head.append(make("th", { scope: "col", class: h === "Series" || h === "Unit" ? null : "num" }, h));
+      for (const h of heads) head.append(make("th", { scope: "col", class: h === "Series" ? null : "num" }, h));
       body = make("tbody");
       for (let i = 0; i < this.lines.length; i++) {
         const row = make("tr", {}, make("th", { scope: "row" }));
-        for (const h of heads.slice(1)) row.append(make("td", { class: h === "Unit" ? "unit" : "num" }));
+        for (let k = 1; k < heads.length; k++) row.append(make("td", { class: "num" }));
         body.append(row);
       }
       this.tableHolder.replaceChildren(make("table", {}, make("caption", { class: "sr" }, `${this.options.title} in the range shown`), make("thead", {}, head), body));
     }
+    const sameDay = new Date(from).toDateString() === new Date(to).toDateString();
     this.lines.forEach((slot, i) => {
       let lo = Infinity;
       let hi = -Infinity;
@@ -493,12 +494,12 @@ export class Chart implements Task, Filled {
       const numeric = s.numeric(slot);
       const c = body!.children[i].children as HTMLCollectionOf<HTMLElement>;
       setText(c[0], this.options.name?.(slot) ?? s.device[slot]);
-      setText(c[1], k < first ? "–" : this.value(slot, b.last[k], d, b.words));
-      setText(c[2], !numeric || lo > hi ? "–" : number(lo, d));
-      setText(c[3], !numeric || lo > hi ? "–" : number(hi, d));
-      setText(c[4], s.unit[slot]);
-      setText(c[5], amount(n));
-      setText(c[6], k < first ? "–" : time.mode === "live" ? age(this.ctx.now() - (s.t[slot] || b.t[k])) + " ago" : moment(b.t[k], to - from));
+      const unit = this.scales.length > 1 && numeric && s.unit[slot] ? " " + s.unit[slot] : "";
+      setText(c[1], k < first ? "–" : this.value(slot, b.last[k], d, b.words) + unit);
+      setText(c[2], !numeric || lo > hi ? "–" : number(lo, d) + unit);
+      setText(c[3], !numeric || lo > hi ? "–" : number(hi, d) + unit);
+      setText(c[4], amount(n));
+      setText(c[5], k < first ? "–" : time.mode === "live" ? age(this.ctx.now() - (s.t[slot] || b.t[k])) + " ago" : moment(b.t[k], to - from, !sameDay));
     });
   }
 
@@ -540,7 +541,7 @@ export class Chart implements Task, Filled {
         labelGap: 0,
         grid: i === 0 ? { stroke: c.grid, width: 1 } : { show: false },
         ticks: { show: false },
-        values: (_, vs) => labels(vs),
+        values: (_, vs) => (Number.isNaN(s.lo) ? vs.map(() => "") : labels(vs)),
       });
     });
     this.holder.style.height = this.height() + "px";
@@ -635,14 +636,15 @@ function across(u: uPlot): number {
   return u.bbox.width / (devicePixelRatio || 1);
 }
 
-// A label that would be cut at the right edge is left out.
+// A label that would be cut at an edge is left out.
 function timeLabels(u: uPlot, at: number[]): string[] {
   const { min, max } = u.scales.x;
   const width = across(u);
   const t = ticks(min!, max!, width / 76);
   return at.map((v, i) => {
     const text = t.label[i] ?? "";
-    return u.valToPos(v, "x") > width + 10 - 3 * text.length ? "" : text; // the plot's right padding is 10 px
+    const x = u.valToPos(v, "x");
+    return x > width + 10 - 3 * text.length || x + u.bbox.left / (devicePixelRatio || 1) < 3 * text.length ? "" : text; // the plot's right padding is 10 px
   });
 }
 

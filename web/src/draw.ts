@@ -125,6 +125,7 @@ export function strip(g: CanvasRenderingContext2D, a: Area, b: Buckets, top: num
   const gap = b.gap();
   const k = a.width / (a.to - a.from);
   g.font = look.font;
+  g.textAlign = "left";
   g.textBaseline = "middle";
   for (let i = start; i < end; ) {
     let j = i;
