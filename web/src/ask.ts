@@ -1,11 +1,9 @@
 // Questions to recorded history (GET /api/v1/history), answered in columns.
 import type { Answer, Question } from "./backfill";
-import { get } from "./dom";
+import { fetchBuckets } from "./history";
 
 export function ask(q: Question, signal: AbortSignal): Promise<Answer> {
-  const p = new URLSearchParams({ from: String(q.from), to: String(q.to), buckets: String(q.buckets), shape: "columns" });
-  for (const s of q.series) p.append("series", s.device + "/" + s.metric);
-  return get<Answer>("/api/v1/history?" + p, signal);
+  return fetchBuckets({ ...q, signal });
 }
 
 /** When the first and the last samples of some series were taken, to a day; null if there are none. */
