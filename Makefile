@@ -55,10 +55,10 @@ race: ## all Go tests with the race detector, in random order
 fuzz: ## every fuzz target for FUZZTIME (5m)
 	scripts/fuzz.sh $(FUZZTIME)
 
-soak: ## the long runs: ROUNDS (50) kills and reconnects, a browser for MINUTES (20)
+soak: ## the long runs: ROUNDS (50) kills and reconnects, five minutes without PostgreSQL, a browser for MINUTES (20)
 	@scripts/tools.sh test
-	MILLRACE_ROUNDS=$(ROUNDS) MILLRACE_KILLS=$(ROUNDS) MILLRACE_RESUMES=1000 MILLRACE_MINUTES=$(MINUTES) go test -count=1 -p 1 -timeout 3h -v \
-		-run 'Kill|Crash|Stall|Resume|Reconnect|Disconnect|Mosquitto|Load|LivePageRuns' ./ingest/spine ./dashboard/live ./cmd/millrace/e2e
+	MILLRACE_ROUNDS=$(ROUNDS) MILLRACE_KILLS=$(ROUNDS) MILLRACE_RESUMES=1000 MILLRACE_OUTAGE=5m MILLRACE_MINUTES=$(MINUTES) go test -count=1 -p 1 -timeout 3h -v \
+		-run 'Kill|Crash|Outage|Stall|Resume|Reconnect|Disconnect|Mosquitto|Load|LivePageRuns' ./ingest/spine ./dashboard/live ./cmd/millrace/e2e
 
 bench: ## the budgets, and what this machine measured
 	go run ./scripts/bench

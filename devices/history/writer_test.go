@@ -185,6 +185,28 @@ func TestRefusedChunksAreParked(t *testing.T) {
 	}
 }
 
+// A full disk is no fault of the data: nothing is parked, and all is written when there is room again.
+func TestDiskFull(t *testing.T) {
+	f := newFixture(t, Config{})
+	w, _ := f.newWriter()
+	f.exec(`create function full_disk() returns trigger language plpgsql as $$ begin raise 'no space left' using errcode = '53100'; end $$`)
+	f.exec(`create trigger full_disk before insert on history_fresh for each row execute function full_disk()`)
+	f.send(w, number(f.series("a", "m", devices.Int), noon, 1), number(f.series("b", "m", devices.Int), noon, 1))
+	for range 2 {
+		if err := w.Flush(t.Context()); !errors.Is(err, devices.ErrUnavailable) {
+			t.Errorf("%v", err)
+		}
+	}
+	if st := w.Stats(); !st.Away || st.Failed != 2 || st.Pending != 2 || st.Position != 0 || st.Parked != 0 {
+		t.Errorf("%+v", st)
+	}
+	f.exec("drop trigger full_disk on history_fresh")
+	f.flush(w)
+	if st := w.Stats(); st.Away || st.Samples != 2 || st.Position != 1 || st.Parked != 0 || f.count("select count(*) from history_parked") != 0 {
+		t.Errorf("%+v", st)
+	}
+}
+
 // When a device is deleted and made again, its new samples don't go to the series that is being deleted.
 func TestDeletedDevice(t *testing.T) {
 	f := newFixture(t, Config{})

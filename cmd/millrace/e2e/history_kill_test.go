@@ -353,7 +353,7 @@ func TestHistoryOutage(t *testing.T) {
 	dir := t.TempDir()
 	os.Chmod(dir, 0o755)
 	pg, address := startPostgres(t, dir)
-	s := start(t, "--database-url", address, "--history-pending", "200000")
+	s := start(t, "--database-url", address, "--history-pending", "200000", "--history-flush", "3s")
 	p := startPlant(t, s)
 	v := watch(t, s, adminToken, "plant1", nil)
 	pause(t.Context(), 3*time.Second)

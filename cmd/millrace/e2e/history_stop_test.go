@@ -12,6 +12,7 @@ import (
 	"millrace/devices"
 	"millrace/devices/history/chunk"
 	"millrace/devices/postgres/local"
+	"millrace/ingest/spine/natstest"
 )
 
 // recordedValues reads all that is recorded of a series of floats or whole numbers, as it lies there.
@@ -93,4 +94,46 @@ func TestHistoryStop(t *testing.T) {
 	want = []float64{42}
 	s.interrupt()
 	check("after the device was made anew")
+}
+
+// Two servers on one stream and one database: each sample is recorded once, also when the one that records is killed.
+func TestHistoryTwoServers(t *testing.T) {
+	dir := t.TempDir()
+	os.Chmod(dir, 0o755)
+	_, address := startPostgres(t, dir)
+	ns := natstest.Start(t, t.TempDir(), -1)
+	t.Cleanup(func() { natstest.Stop(ns) })
+	args := []string{"--database-url", address, "--nats-url", ns.ClientURL(), "--history-flush", "300ms"}
+	servers := []*server{start(t, args...), start(t, args...)}
+	servers[0].must("POST", "/api/v1/groups", map[string]any{"path": "plant1"}, nil)
+	tokens := []string{servers[0].device("d0", "plant1"), servers[0].device("d1", "plant1")}
+	sent := []int{0, 0}
+	publish := func(i int) {
+		t.Helper()
+		eventually(t, 10*time.Second, "a server knows the device", func() bool {
+			status, _ := servers[i].callAs(tokens[i], "POST", fmt.Sprintf("/api/v1/devices/d%d/telemetry", i),
+				fmt.Sprintf(`{"ts":%d,"values":{"n":%d}}`, time.Now().UnixMilli(), sent[i]))
+			return status == 200
+		})
+		sent[i]++
+	}
+	for n := range 300 {
+		publish(n % 2)
+		pause(t.Context(), 5*time.Millisecond)
+	}
+	servers[0].kill()
+	for range 100 {
+		publish(1)
+		pause(t.Context(), 5*time.Millisecond)
+	}
+	servers[1].recorded(20 * time.Second)
+	for i := range sent {
+		got := recordedValues(t, address, fmt.Sprintf("d%d", i), "n")
+		slices.Sort(got)
+		for v := range sent[i] {
+			if len(got) != sent[i] || got[v] != float64(v) {
+				t.Fatalf("of %d samples of d%d %v are recorded", sent[i], i, got)
+			}
+		}
+	}
 }
