@@ -46,6 +46,7 @@ type Writer struct {
 	ids      []int32       // history_series by SeriesID, 0: unknown
 	noted    []int32       // the hour of each that was last put into history_dirty, plus one
 	epoch    int64         // history_generation that ids are of
+	unmade   bool          // some partition could not be made the last time
 	copying  copier
 
 	kick chan struct{} // cap 1: write now

@@ -104,12 +104,15 @@ func (w *Writer) write(ctx context.Context, b *batch) error {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
 	w.prepare(b)
-	if err := w.store.EnsurePartitions(ctx, b.weeks()...); errors.Is(err, devices.ErrUnavailable) {
+	err := w.store.EnsurePartitions(ctx, b.weeks()...)
+	if errors.Is(err, devices.ErrUnavailable) {
 		return err
-	} else if err != nil && ctx.Err() == nil {
+	}
+	if err != nil && ctx.Err() == nil && !w.unmade {
 		w.store.log.Warn("partitions of history can't be made for now; the default one takes the samples", "err", err)
 	}
-	err := w.transact(ctx, b, false)
+	w.unmade = err != nil
+	err = w.transact(ctx, b, false)
 	if pgerr.IsData(err) { // some chunk is at fault: find it, the others must not wait
 		err = w.transact(ctx, b, true)
 	}
