@@ -108,6 +108,7 @@ export class Backfill {
 
   /** Asks for what is missing; to be called a few times a second. */
   beat(): void {
+    if (this.time.mode === "replay") return; // which brings its own
     const now = performance.now();
     if (now >= this.notBefore) {
       this.lines(now);

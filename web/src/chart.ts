@@ -214,8 +214,7 @@ export class Chart implements Task, Filled {
       this.wordList.replaceChildren();
       this.wordList.hidden = !strips;
       if (strips && next.some((x) => s.kind[x] === Kind.Bool)) {
-        this.word("true");
-        this.wordList.append(make("li", { class: "off" }, make("span", { class: "key" }, make("span", {})), "false"));
+        this.wordList.append(make("li", { class: "l1" }, make("span", { class: "key" }, make("span", {})), "true"), make("li", { class: "off" }, make("span", { class: "key" }, make("span", {})), "false"));
       }
       this.restyle();
     }
@@ -599,7 +598,8 @@ export class Chart implements Task, Filled {
     g.rect(left, top, width, height);
     g.clip();
     g.lineJoin = "round";
-    const look: Look = { color: (w) => c.lines[this.word(w)], off: c.sunk, ink: c.ink, font: c.font.replace("11px", 11 * dpr + "px") };
+    const look: Look = { color: (w) => c.lines[this.words.get(w) ?? 0], off: c.sunk, ink: c.ink, font: c.font.replace("11px", 11 * dpr + "px") };
+    if (this.strips) this.learn();
     for (let i = 0; i < this.lines.length; i++) {
       const slot = this.lines[i];
       if (this.off(slot)) continue;
@@ -619,15 +619,31 @@ export class Chart implements Task, Filled {
     g.restore();
   }
 
-  // The colour of a state, in the order in which this chart has met them; the words are told beneath.
-  private word(w: string): number {
-    let i = this.words.get(w);
-    if (i === undefined) {
-      i = this.words.size % LINES;
-      this.words.set(w, i);
-      if (this.words.size <= LINES) this.wordList.append(make("li", { class: "l" + (i + 1) }, make("span", { class: "key" }, make("span", {})), w));
+  // Gives the states of all lines their colours, the same whatever order they come in; they are told beneath.
+  private learn(): void {
+    const { store } = this.ctx;
+    let fresh = false;
+    for (const slot of this.lines) {
+      if (store.kind[slot] === Kind.Bool) continue;
+      for (const w of store.shown(slot).words) {
+        if (this.words.has(w)) continue;
+        this.words.set(w, 0);
+        fresh = true;
+      }
     }
-    return i;
+    if (!fresh) return;
+    const taken = new Set<number>();
+    const items: HTMLElement[] = [];
+    for (const w of [...this.words.keys()].sort()) {
+      let i = 0;
+      for (let k = 0; k < w.length; k++) i = (i * 31 + w.charCodeAt(k)) % 997;
+      i %= LINES;
+      while (taken.has(i) && taken.size < LINES) i = (i + 1) % LINES;
+      taken.add(i);
+      this.words.set(w, i);
+      if (items.length < LINES) items.push(make("li", { class: "l" + (i + 1) }, make("span", { class: "key" }, make("span", {})), w));
+    }
+    this.wordList.replaceChildren(...items);
   }
 }
 

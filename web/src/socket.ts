@@ -78,6 +78,7 @@ export class Live {
   retryAt = 0; // when the next try is due, while reconnecting
   reason = "";
   onstate: (() => void) | null = null;
+  held = false; // nothing is acknowledged: the server merges what comes until it is
   private ws: WebSocket | null = null;
   private subs = new Map<number, Subscription>();
   private nextID = 1;
@@ -136,7 +137,7 @@ export class Live {
 
   /** Acknowledges all that has been applied: to be called after painting. */
   painted(): void {
-    if (document.hidden || this.ws?.readyState !== WebSocket.OPEN) return;
+    if (document.hidden || this.held || this.ws?.readyState !== WebSocket.OPEN) return;
     for (const s of this.subs.values()) {
       if (s.ready && s.seq > s.acked) {
         s.acked = s.seq;

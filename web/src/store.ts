@@ -90,6 +90,24 @@ export class Store {
     return s;
   }
 
+  /** Has the same series in the same slots as another store, without their values. */
+  adopt(from: Store): void {
+    for (let i = 0; i < from.size; i++) {
+      this.slot({ index: i, device: from.device[i], metric: from.metric[i], unit: from.unit[i], label: from.label[i], low: from.low[i], high: from.high[i] });
+      this.kind[i] = from.kind[i];
+      this.gone[i] = from.gone[i];
+      this.decimals[i] = Math.max(this.decimals[i], from.decimals[i]);
+    }
+    this.members = from.members;
+  }
+
+  /** Forgets all values, not the series. */
+  rewind(): void {
+    for (const a of [this.t, this.last, this.lon, this.min, this.max, this.count, this.total, this.quality]) a.fill(0);
+    this.text.fill("");
+    for (let i = 0; i < this.size; i++) this.version[i]++;
+  }
+
   find(device: string, metric: string): number {
     return this.bySlot.get(device + "/" + metric) ?? -1;
   }

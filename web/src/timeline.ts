@@ -64,6 +64,7 @@ export class Timeline implements Part {
   private end = 0; // right edge while fixed
   private held = NaN; // right edge while a pointer holds a live picture
   private edge: (() => number) | null = null; // of a replay
+  private seek: ((edge: number) => void) | null = null;
   private listeners = new Set<() => void>();
   private glided = -Infinity;
 
@@ -138,11 +139,13 @@ export class Timeline implements Part {
   /** Moves by so many windows: -0.5 is half a window back. Forward past now becomes live. */
   step(windows: number, glide = false): void {
     if (this.mode === "live" && windows >= 0) return;
+    if (this.mode === "replay") return this.seek!(this.right() + windows * this.window);
     this.settle(this.left() + windows * this.window, this.right() + windows * this.window, glide, windows > 0);
   }
 
   /** Moves to from–to with a finger or a wheel: many small moves are one step back. What reaches past now ends there, and is live. */
   move(from: number, to: number): void {
+    if (this.mode === "replay") return this.seek!(to);
     this.settle(from, to, true, to >= this.right() || to - from > this.window);
   }
 
@@ -152,6 +155,13 @@ export class Timeline implements Part {
     const right = this.right();
     const limit = this.mode === "live" && !(at < right) ? LEAST_LIVE : LEAST;
     const window = clamp(this.window * factor, limit, MOST);
+    if (this.mode === "replay") {
+      if (window === this.window) return;
+      this.window = Math.round(window);
+      this.tell();
+      this.address?.changed(false);
+      return;
+    }
     if (this.mode === "live" && (Number.isNaN(at) || factor >= 1 || right - at < 0.03 * this.window)) {
       if (window !== this.window) this.become("live", Math.round(window), 0, !glide || this.first());
       return;
@@ -161,9 +171,10 @@ export class Timeline implements Part {
     this.settle(middle - share * window, middle + (1 - share) * window, glide, factor > 1);
   }
 
-  /** Plays: the right edge is what edge tells, until stop or any other change. */
-  play(edge: () => number): void {
+  /** Plays: the right edge is what edge tells, until stop or any other change. Moves and steps go to seek. */
+  play(edge: () => number, seek: (edge: number) => void): void {
     this.edge = edge;
+    this.seek = seek;
     this.mode = "replay";
     this.paused = false;
     this.held = NaN;
@@ -176,7 +187,7 @@ export class Timeline implements Part {
   }
 
   write(q: URLSearchParams): void {
-    if (this.mode === "live") {
+    if (this.mode !== "fixed") {
       if (this.window !== USUAL) q.set("range", formatSpan(this.window));
       return;
     }

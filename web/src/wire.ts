@@ -31,8 +31,8 @@ export class Frame {
   truncated = false;
   last!: Float64Array;
   lon: Float64Array | null = null;
-  below: Float32Array | null = null; // min = last - below
-  above: Float32Array | null = null; // max = last + above
+  below: Float32Array | Float64Array | null = null; // min = last - below
+  above: Float32Array | Float64Array | null = null; // max = last + above
   count: Bytes | null = null;
   quality: Uint8Array | null = null; // null: all good
   index: Bytes | null = null; // null: 0, 1, 2 …
