@@ -183,7 +183,9 @@ var access = []struct {
 	{"POST", "/api/v1/groups", "/api/v1/groups", `{"path":"plant1/NEW"}`, "401 403 403 403 403 201 201 403 401 401"},
 	{"GET", "/api/v1/groups/+", "/api/v1/groups/plant1%2Fline2", "", "401 200 404 200 200 200 200 404 401 401"},
 	{"PATCH", "/api/v1/groups/+", "/api/v1/groups/GROUP", `{"label":"x"}`, "401 403 404 403 403 200 200 404 401 401"},
+	{"PATCH", "/api/v1/groups/+", "/api/v1/groups/GROUP", `{"retentionDays":30}`, "401 403 404 403 403 200 200 404 401 401"},
 	{"DELETE", "/api/v1/groups/+", "/api/v1/groups/GROUP", "", "401 403 404 403 403 204 204 404 401 401"},
+	{"DELETE", "/api/v1/groups/+", "/api/v1/groups/GROUP?devices=1", "", "401 403 404 403 403 204 204 404 401 401"},
 	{"GET", "/api/v1/groups/+/stream", "/api/v1/groups/plant1/line2/stream?pace=x", "", "401 400 400 400 400 400 400 400 401 401"}, // its rights: dashboard/live
 	{"GET", "/api/v1/series", "/api/v1/series?device=d1", "", "401 200 200 200 200 200 200 200 401 401"},
 	{"GET", "/api/v1/history", "/api/v1/history?device=d1", "", "401 200 404 200 200 200 200 404 401 401"},
@@ -331,6 +333,7 @@ func TestOpenAPI(t *testing.T) {
 	}
 	get := func(path string) { t.Helper(); check("GET", path, path, "", 200) }
 	check("POST", "/api/v1/groups", "/api/v1/groups", `{"path":"a/b","label":"B","tickMs":100}`, 201)
+	check("POST", "/api/v1/groups", "/api/v1/groups", `{"path":"kept","retentionDays":400}`, 201)
 	check("POST", "/api/v1/groups", "/api/v1/groups", `{"path":"a/b"}`, 409)
 	check("POST", "/api/v1/groups", "/api/v1/groups", `{"path":"a//b"}`, 400)
 	check("POST", "/api/v1/groups", "/api/v1/groups", `{"path":"c","colour":"red"}`, 400)

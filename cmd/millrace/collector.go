@@ -78,6 +78,17 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	gauge("history_position", "Message of the spine up to which all is recorded.", float64(w.Position))
 	gauge("history_lag_messages", "Messages that the live reader has read and that are not recorded yet.", float64(max(c.s.reader.Delivered(), w.Position)-w.Position))
 
+	m := c.s.history.MaintainStats()
+	counter("history_compacted_chunks_total", "Chunks merged by compaction.", m.Read)
+	counter("history_compacted_into_total", "Chunks that these became.", m.Written)
+	counter("history_compacted_samples_total", "Samples in them.", m.Samples)
+	counter("history_expired_chunks_total", "Chunks deleted one by one because they were too old.", m.Expired)
+	counter("history_dropped_partitions_total", "Partitions dropped because all in them was too old.", m.Dropped)
+	counter("history_purged_chunks_total", "Chunks deleted with their series.", m.Purged)
+	counter("history_upkeep_failures_total", "Rounds of compaction and deletion that failed and are tried again.", m.Failed)
+	send(prometheus.CounterValue, "history_upkeep_seconds_total", "Time spent in compaction and deletion, pauses included.", m.Took.Seconds())
+	gauge("history_upkeep_ok", "1 if the last round of compaction and deletion succeeded.", yes(!m.Down))
+
 	e := c.s.engine.Stats()
 	counter("fanout_samples_total", "Samples offered to the engine.", e.Samples)
 	counter("fanout_unknown_samples_total", "Samples of series the engine does not know.", e.UnknownSamples)

@@ -430,3 +430,45 @@ func TestUnavailable(t *testing.T) {
 		t.Errorf("connection cut: %v", err)
 	}
 }
+
+func TestDeletionDoomsHistory(t *testing.T) {
+	pool := pgtest.New(t)
+	s, ctx := New(pool), t.Context()
+	mustDevice(t, s, "d1", "a/b")
+	mustDevice(t, s, "d2", "a", "x")
+	mustDevice(t, s, "d3", "x")
+	if _, err := pool.Exec(ctx, `insert into history_series (device, metric) values ('d1', 'm'), ('d1', 'n'), ('d2', 'm'), ('d3', 'm'), ('gone', 'm')`); err != nil {
+		t.Fatal(err)
+	}
+	f := func(series, doomed, generation int) {
+		t.Helper()
+		var got [3]int
+		if err := pool.QueryRow(ctx, `select (select count(*) from history_series), (select count(*) from history_doomed), (select n from history_generation)`).Scan(&got[0], &got[1], &got[2]); err != nil {
+			t.Fatal(err)
+		}
+		if got != [3]int{series, doomed, generation} {
+			t.Errorf("%d series, %d doomed, generation %d; want %d, %d, %d", got[0], got[1], got[2], series, doomed, generation)
+		}
+	}
+	f(5, 0, 0)
+	if _, _, err := s.DeleteGroup(ctx, admin, "a/b", false); err != nil {
+		t.Fatal(err)
+	}
+	f(5, 0, 0)
+	if err := s.DeleteDevice(ctx, admin, "d1", func(devices.Device) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	f(3, 2, 1)
+	left, deleted, err := s.DeleteGroup(ctx, admin, "x", true)
+	if err != nil || !slices.Equal(left, []devices.ID{"d2"}) || !slices.Equal(deleted, []devices.ID{"d3"}) {
+		t.Fatal(left, deleted, err)
+	}
+	f(2, 3, 2)
+	if _, err := s.Device(ctx, "d3"); !errors.Is(err, devices.ErrNotFound) {
+		t.Errorf("d3: %v", err)
+	}
+	entries, err := s.Audit(ctx, devices.AuditFilter{Object: "d3", Action: "device.delete"})
+	if err != nil || len(entries.Items) != 1 {
+		t.Errorf("audit of d3: %+v, %v", entries.Items, err)
+	}
+}
