@@ -83,9 +83,7 @@ func BenchmarkPostgresCPU(b *testing.B) {
 	}
 	b.ReportMetric(float64(chunks.Nanoseconds())/float64(samples), "ns-chunks/sample")
 	b.ReportMetric(float64(rows.Nanoseconds())/float64(samples), "ns-rows/sample")
-	if chunks > 0 {
-		b.ReportMetric(float64(rows)/float64(chunks), "times")
-	}
+	b.ReportMetric(float64(chunks)/float64(rows), "ratio")
 	b.ReportMetric(float64(f.count("select sum(pg_total_relation_size(relid)) from pg_partition_tree('history_chunk')"))/float64(samples), "B-chunks/sample")
 	b.ReportMetric(float64(f.count("select pg_total_relation_size('sample_row')"))/float64(samples), "B-rows/sample")
 }

@@ -33,6 +33,8 @@ var budgets = []budget{
 	{"memory an idle viewer connection", "dashboard/live", "BenchmarkIdleViewer", "B/conn", 11 << 10, false},
 	{"bytes a changed series in a frame, with envelope", "fanout/wire", "BenchmarkEncodeBinary", "bytes/series", 20, true},
 	{"spine, samples a second made durable (5 a message)", "ingest/spine", "BenchmarkSpineAppend", "samples/s", 0, false},
+	{"history, CPU of PostgreSQL a sample: in chunks / as a row by COPY", "devices/history", "BenchmarkPostgresCPU", "ratio", 0.05, true},
+	{"history, a sample from the spine into the database", "devices/history", "BenchmarkWriter", "ns/sample", 0, false},
 	{"engine, memory a subscription", "fanout", "BenchmarkSubscription", "bytes/subscription", 0, false},
 }
 
