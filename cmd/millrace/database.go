@@ -22,9 +22,20 @@ type database struct {
 	where string        // "private", or host and database without credentials
 }
 
-// openDatabase starts the private server, or waits for the one that was given, and brings it to this version's schema.
-// The caller runs local, and closes.
-func openDatabase(ctx context.Context, s Storage, log *slog.Logger) (_ *database, err error) {
+// openDatabase is connectDatabase, and brings the database to this version's schema.
+func openDatabase(ctx context.Context, s Storage, log *slog.Logger) (*database, error) {
+	d, err := connectDatabase(ctx, s, log)
+	if err != nil {
+		return nil, err
+	}
+	if err := migrations.Up(ctx, d.pool); err != nil {
+		return nil, errors.Join(fmt.Errorf("database %s: %w", d.where, err), d.close())
+	}
+	return d, nil
+}
+
+// connectDatabase starts the private server, or waits for the one that was given. The caller runs local, and closes.
+func connectDatabase(ctx context.Context, s Storage, log *slog.Logger) (_ *database, err error) {
 	d := &database{where: "private"}
 	defer func() {
 		if err != nil {
@@ -63,9 +74,6 @@ func openDatabase(ctx context.Context, s Storage, log *slog.Logger) (_ *database
 	}
 	if err := d.await(ctx, log); err != nil {
 		return nil, err
-	}
-	if err := migrations.Up(ctx, d.pool); err != nil {
-		return nil, fmt.Errorf("database %s: %w", d.where, err)
 	}
 	return d, nil
 }

@@ -28,6 +28,8 @@ type cli struct {
 	Publish  publishCmd  `cmd:"" help:"Send one measurement of a device, over MQTT or HTTP."`
 	Token    tokenCmd    `cmd:"" help:"Create, list and revoke API tokens."`
 	User     userCmd     `cmd:"" help:"Create and list users, and set their passwords."`
+	Backup   backupCmd   `cmd:"" help:"Write inventory and history into one file, also while the server runs."`
+	Restore  restoreCmd  `cmd:"" help:"Put what a backup holds into the database, or check the file."`
 	Settings settingsCmd `cmd:"" name:"config" help:"Show every setting of serve with its default."`
 	Version  versionCmd  `cmd:"" help:"Show the version."`
 }
