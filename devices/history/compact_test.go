@@ -439,3 +439,67 @@ func (tb *table) tidy(series int32) {
 		}
 	}
 }
+
+func TestPlan(t *testing.T) {
+	hours := int64(day.UnixMilli() / hourMs)
+	at := func(minute, minutes, n int, k devices.Kind, fresh bool) header {
+		return header{Start: day.UnixMilli() + int64(minute)*60_000, Span: int32(minutes)*60_000 - 1, N: int32(n), Kind: k, Fresh: fresh}
+	}
+	f := func(final bool, dirty []int32, there []header, want string) {
+		t.Helper()
+		for i := range dirty {
+			dirty[i] += int32(hours)
+		}
+		p := planUnit(&unit{day: floorDiv(day.UnixMilli(), dayMs), final: final, hours: dirty, there: there})
+		got := ""
+		for _, r := range p.runs {
+			got += fmt.Sprint("run")
+			for _, h := range r.chunks {
+				got += fmt.Sprint(" ", h.N)
+			}
+			if r.move {
+				got += " moves"
+			}
+			if r.fresh {
+				got += " fresh"
+			}
+			if r.hourly {
+				got += " hourly"
+			}
+			got += "; "
+		}
+		got += "kept"
+		for _, h := range p.kept {
+			got += fmt.Sprint(" ", h.N)
+		}
+		got += fmt.Sprint("; hours ", len(p.hours))
+		if p.mark {
+			got += "; mark"
+		}
+		if got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+	const big = maxOverlap/2 + 1
+	f(true, []int32{0}, nil, "kept; hours 24")
+	f(false, []int32{0}, nil, "kept; hours 1")
+	f(false, []int32{0}, []header{at(0, 10, 5, 0, true)}, "kept 5; hours 1; mark")
+	f(false, []int32{0}, []header{at(0, 10, 5, 0, true), at(10, 10, 6, 0, true)}, "run 5 6 fresh; kept; hours 1; mark")
+	f(true, []int32{23}, []header{at(0, 20, 11, 0, true)}, "run 11 moves; kept; hours 24")
+	f(true, []int32{23}, []header{at(0, 20, 11, 0, false)}, "kept 11; hours 24")
+	f(true, []int32{23}, []header{at(0, 20, 11, 0, true), at(70, 20, 12, 0, false)}, "run 11 12; kept; hours 24")
+	// Full ones stay, small ones beside them join.
+	f(true, []int32{0}, []header{at(0, 20, 4000, 0, false), at(20, 1, 9, 0, true), at(30, 20, 4000, 0, false)}, "run 9 moves; kept 4000 4000; hours 1")
+	f(true, []int32{0}, []header{at(0, 20, 4000, 0, false), at(19, 1, 9, 0, true), at(30, 20, 4000, 0, false)}, "run 4000 9; kept 4000; hours 1")
+	f(true, []int32{0}, []header{at(0, 20, 900, 0, true), at(20, 1, 900, 0, true), at(30, 20, 900, 0, true)}, "run 900 900 900; kept; hours 1")
+	// An hour compacted when the day seemed slow is still among the fresh ones.
+	f(false, []int32{1}, []header{at(0, 20, 900, 0, true), at(60, 10, 900, 0, true), at(70, 10, 900, 0, true)}, "run 900 900; run 900 moves; kept; hours 2")
+	// A day that is no longer slow is cut at its hours.
+	f(true, []int32{3}, []header{at(0, 600, 1000, 0, false), at(180, 10, 900, 0, true)}, "run 1000 900 hourly; kept; hours 24")
+	// Whole numbers become floats; else kinds don't mix, and what lies between parts.
+	f(true, []int32{0}, []header{at(0, 10, 2000, devices.Int, true), at(10, 10, 2000, devices.Float, true)}, "run 2000 2000; kept; hours 1")
+	f(true, []int32{0}, []header{at(0, 10, 1000, 0, true), at(10, 10, 1000, devices.Bool, true), at(20, 10, 1000, 0, true)}, "run 1000 moves; run 1000 moves; run 1000 moves; kept; hours 1")
+	f(true, []int32{0}, []header{at(0, 11, 1000, 0, false), at(10, 10, 1000, devices.Bool, false), at(20, 10, 1000, 0, false)}, "kept 1000 1000 1000; hours 1")
+	// Too much to hold in memory.
+	f(true, []int32{0}, []header{at(0, 30, big, 0, false), at(0, 40, big, 0, false), at(45, 1, 5, 0, true), at(46, 1, 5, 0, true)}, fmt.Sprintf("run 5 5; kept %d %d; hours 1", big, big))
+}
