@@ -39,6 +39,7 @@ export interface ChartOptions {
   key: string; // distinguishes it on its page
   title: string;
   name?(slot: number): string; // of a line; usually the device
+  height?: number; // px of the plot; not for strips of states
 }
 
 interface Colors {
@@ -267,7 +268,7 @@ export class Chart implements Task, Filled {
   }
 
   private height(): number {
-    return this.strips ? this.lines.length * LANE + UNDER + 4 : HEIGHT;
+    return this.strips ? this.lines.length * LANE + UNDER + 4 : (this.options.height ?? HEIGHT);
   }
 
   /** Makes the canvas again, in the present theme. */
@@ -416,7 +417,7 @@ export class Chart implements Task, Filled {
     const { store: s, time } = this.ctx;
     const u = this.plot!;
     const cursor = u.cursor.left! >= 0 ? u.posToVal(u.cursor.left!, "x") : NaN;
-    const live = time.mode === "live";
+    const live = time.mode !== "fixed"; // values as of the right edge
     this.lines.forEach((slot, i) => {
       this.ctx.text(slot); // learns the decimals
       if (s.decimals[slot] > this.decimals[this.scaleOf[i]]) this.decimals[this.scaleOf[i]] = s.decimals[slot];
@@ -498,7 +499,7 @@ export class Chart implements Task, Filled {
       setText(c[2], !numeric || lo > hi ? "–" : number(lo, d) + unit);
       setText(c[3], !numeric || lo > hi ? "–" : number(hi, d) + unit);
       setText(c[4], amount(n));
-      setText(c[5], k < first ? "–" : time.mode === "live" ? age(this.ctx.now() - (s.t[slot] || b.t[k])) + " ago" : moment(b.t[k], to - from, !sameDay));
+      setText(c[5], k < first ? "–" : time.mode !== "fixed" ? age(this.ctx.now() - (s.t[slot] || b.t[k])) + " ago" : moment(b.t[k], to - from, !sameDay));
     });
   }
 
@@ -520,15 +521,15 @@ export class Chart implements Task, Filled {
         values: (u, at) => timeLabels(u, at),
       },
     ];
+    let shown = 0;
     this.scales.forEach((s, i) => {
       scales["y" + i] = { auto: false };
       series.push({ show: false, scale: "y" + i });
-      if (i >= AXES) return;
+      if (shown >= AXES || this.strips || (s.unit === "on/off" && this.scales.length > 1)) return; // on is up
       const several = this.scales.length > 1;
       axes.push({
         scale: "y" + i,
-        show: !this.strips,
-        side: i % 2 === 0 ? 3 : 1,
+        side: shown++ % 2 === 0 ? 3 : 1,
         stroke: c.axis,
         font: c.font,
         size: several ? 48 : 52,
@@ -538,7 +539,7 @@ export class Chart implements Task, Filled {
         labelFont: c.font,
         labelSize: 16,
         labelGap: 0,
-        grid: i === 0 ? { stroke: c.grid, width: 1 } : { show: false },
+        grid: shown === 1 ? { stroke: c.grid, width: 1 } : { show: false },
         ticks: { show: false },
         values: (_, vs) => (Number.isNaN(s.lo) ? vs.map(() => "") : labels(vs)),
       });
@@ -549,7 +550,7 @@ export class Chart implements Task, Filled {
         width: Math.max(160, this.holder.clientWidth),
         height: this.height(),
         ms: 1,
-        padding: this.strips ? [4, 10, 0, 6] : [10, this.scales.length > 1 ? 0 : 10, 0, 0],
+        padding: this.strips ? [4, 10, 0, 6] : [10, shown > 1 ? 0 : 10, 0, 0],
         legend: { show: false },
         cursor: { sync: { key: sync.key, setSeries: false }, y: false, points: { show: false }, drag: { x: false, y: false, setScale: false } } as uPlot.Cursor,
         scales,

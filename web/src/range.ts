@@ -7,6 +7,7 @@ import { type Timeline, WINDOWS } from "./timeline";
 /** "Last 15 minutes", or the range with its zone. */
 export function timeText(time: Timeline): string {
   if (time.mode === "live") return "Last " + span(time.window).replace(/^1 (?=[a-z])/, "");
+  if (time.mode === "replay") return `Replay, ${span(time.window)}`;
   return `${range(time.left(), time.right())} ${zone(time.right())}`;
 }
 
@@ -107,8 +108,8 @@ export class TimeBar {
     $<HTMLButtonElement>("time-on").disabled = live;
     for (const b of this.menu.querySelectorAll<HTMLElement>("[data-window]")) b.setAttribute("aria-pressed", String(live && Number(b.dataset.window) === time.window));
     if (this.scrub) {
-      this.scrub.hidden = live;
-      if (!live) this.showScrub();
+      this.scrub.hidden = time.mode !== "fixed";
+      if (time.mode === "fixed") this.showScrub();
     }
   }
 
@@ -127,7 +128,7 @@ export class TimeBar {
     }
     at!.value = String(left);
     at!.setAttribute("aria-valuetext", range(left, right));
-    setText($("scrub-state"), time.mode === "replay" ? "Replay" : time.paused ? "Paused" : "Not live");
+    setText($("scrub-state"), time.paused ? "Paused" : "Not live");
   }
 }
 

@@ -158,9 +158,12 @@ test("a replay's edge is its own; it ends where it is", () => {
   let told = 0;
   t.listen(() => told++);
   let edge = NOW - 1_000_000;
-  t.play(() => edge);
+  t.play(() => edge, (to) => (edge = to));
   edge += 500;
   assert.deepEqual([t.mode, t.right()], ["replay", NOW - 999_500]);
+  t.zoom(2);
+  t.step(-0.5);
+  assert.deepEqual([t.mode, t.right(), t.window], ["replay", NOW - 1_899_500, 1_800_000]);
   t.stop();
-  assert.deepEqual([t.mode, t.right(), told], ["fixed", NOW - 999_500, 2]);
+  assert.deepEqual([t.mode, t.right(), told], ["fixed", NOW - 1_899_500, 3]);
 });

@@ -4,7 +4,7 @@
 import { Address, type Part } from "./address";
 import { ask, extent, nearest } from "./ask";
 import { moment } from "./axis";
-import { Backfill } from "./backfill";
+import { Backfill, type Filled } from "./backfill";
 import { $, dialog, make, maybe, setText, toast, typing } from "./dom";
 import { Chart, type Context, forgetColors } from "./chart";
 import { age, amount, byName, number } from "./format";
@@ -12,6 +12,8 @@ import { Header } from "./header";
 import { Painter, type Task } from "./paint";
 import { TimeBar, timeKey, timeText } from "./range";
 import { type Handlers, Live, type Member, type Subscription } from "./socket";
+import { Player, type Stage } from "./replay";
+import { ReplayBar, replayKey } from "./replaybar";
 import { Store } from "./store";
 import { QUALITIES, type StateFilter, Table } from "./table";
 import { Timeline } from "./timeline";
@@ -20,7 +22,7 @@ import { type Frame, Quality } from "./wire";
 const LARGE = 400; // series from which on only what is in view is subscribed in full
 const OVERVIEW_PACE = 0.5; // frames a second of the slow subscription
 
-export class View implements Part {
+export class View implements Part, Stage {
   readonly store = new Store();
   readonly painter = new Painter();
   readonly live: Live;
@@ -30,6 +32,7 @@ export class View implements Part {
   readonly address = new Address();
   readonly time: Timeline;
   readonly backfill: Backfill;
+  readonly player: Player;
   private readonly ctx: Context;
   private main: Subscription | null = null; // everything, or the overview of a large page
   private focus: Subscription | null = null; // what is in view, on a large page
@@ -55,7 +58,7 @@ export class View implements Part {
     this.ctx = {
       store: this.store,
       time: this.time,
-      now: () => (this.time.paused ? this.time.right() : this.live.now()),
+      now: () => (this.time.paused || this.time.mode === "replay" ? this.time.right() : this.live.now()),
       mark: (t: Task) => this.painter.mark(t),
       shown: () => this.shown(),
       text: (slot: number) => this.table.text(slot),
@@ -84,9 +87,12 @@ export class View implements Part {
       for (const e of entries) this.charts.get((e.target as HTMLElement).dataset.key!)?.resize();
     });
     this.address.add(this);
+    this.player = new Player(this);
+    this.address.add(this.player);
     this.address.read();
     this.time.listen(() => this.moved());
     new TimeBar(this.time);
+    new ReplayBar(this.player, this.time);
     this.moved();
     this.controls();
     this.keys();
@@ -282,7 +288,7 @@ export class View implements Part {
   }
 
   private counts(): void {
-    const s = this.store;
+    const s = this.ctx.store;
     let series = 0;
     let stale = 0;
     let attention = 0;
@@ -312,7 +318,8 @@ export class View implements Part {
   }
 
   private layout(): void {
-    const s = this.store;
+    this.player.recast();
+    const s = this.ctx.store;
     if (this.members !== s.members) {
       this.members = s.members;
       this.table.rank();
@@ -367,6 +374,7 @@ export class View implements Part {
     this.backfill.charts = [...this.charts.values()].filter((c) => c.visible);
     this.backfill.rows = Array.from({ length: this.table.shownRows }, (_, i) => this.table.order[this.table.first + i]).filter((s) => s !== undefined);
     this.backfill.soon(100);
+    this.player.recast();
     this.refocusSoon();
   }
 
@@ -379,13 +387,53 @@ export class View implements Part {
     this.header.show();
     this.root.classList.toggle("paused", time.paused);
     this.root.dataset.time = time.mode;
-    setText($("values-title"), time.paused ? `Values at ${moment(time.right(), 600_000, false)}` : "Values now");
-    setText($("values-note"), time.paused ? "paused" : time.mode === "fixed" ? "live, not of the range that the charts show" : "");
+    const past = time.paused || time.mode === "replay";
+    setText($("values-title"), past ? `Values at ${moment(time.right(), 600_000, false)}` : "Values now");
+    setText($("values-note"), time.mode === "replay" ? "replay" : time.paused ? "paused" : time.mode === "fixed" ? "live, not of the range that the charts show" : "");
     for (const c of this.charts.values()) c.moved();
     this.painter.mark(this.table);
     clearTimeout(this.speakTimer);
     if (!this.root.classList.contains("started")) return;
-    this.speakTimer = window.setTimeout(() => setText($("announce"), (time.mode === "live" ? "Live. " : time.paused ? "Paused. " : "Not live. ") + timeText(time)), 1000);
+    this.speakTimer = window.setTimeout(() => setText($("announce"), (time.mode === "live" ? "Live. " : time.mode === "replay" ? "Replay. " : time.paused ? "Paused. " : "Not live. ") + timeText(time)), 1000);
+  }
+
+  // ── what a replay needs
+
+  hold(on: boolean): void {
+    this.live.held = on;
+    if (on) return;
+    this.live.painted();
+    this.backfill.renew(); // closes the hole
+  }
+
+  show(store: Store): void {
+    this.ctx.store = store;
+    if (this.members < 0) return;
+    this.layout();
+    for (const c of this.charts.values()) c.moved();
+  }
+
+  cast(): number[] {
+    const { store } = this;
+    const all: number[] = [];
+    for (let i = 0; i < store.size; i++) if (!store.gone[i]) all.push(i);
+    if (all.length <= LARGE) return all;
+    const seen = new Set(this.backfill.rows);
+    for (const c of this.backfill.charts) for (const slot of c.lines) seen.add(slot);
+    return [...seen].filter((slot) => !store.gone[slot]).slice(0, LARGE);
+  }
+
+  inView(): readonly Filled[] {
+    return this.backfill.charts;
+  }
+
+  rows(): readonly number[] {
+    return this.backfill.rows;
+  }
+
+  played(): void {
+    setText($("values-title"), `Values at ${moment(this.time.right(), 600_000, false)}`);
+    this.markAll();
   }
 
   private names(slots: readonly number[]): { device: string; metric: string }[] {
@@ -466,7 +514,7 @@ export class View implements Part {
           e.preventDefault();
           to.focus();
         }
-      } else {
+      } else if (!this.player.active || !replayKey(e, this.player, this.time)) {
         timeKey(e, this.time);
       }
     });
@@ -514,7 +562,7 @@ export class View implements Part {
   }
 
   private fillDetails(): void {
-    const s = this.store;
+    const s = this.ctx.store;
     const i = this.detailed;
     const d = s.decimals[i];
     const unit = s.unit[i] ? " " + s.unit[i] : "";
@@ -523,7 +571,7 @@ export class View implements Part {
     const facts: [string, string][] = [
       ["Value", this.table.text(i) + unit],
       ["Quality", QUALITIES[s.quality[i]]],
-      ["Measured", s.t[i] ? `${new Date(s.t[i]).toLocaleString("en-GB")} (${age(this.live.now() - s.t[i])} ago)` : "never"],
+      ["Measured", s.t[i] ? `${new Date(s.t[i]).toLocaleString("en-GB")} (${age(this.ctx.now() - s.t[i])} ago)` : "never"],
       ["Since the frame before", numeric && s.count[i] > 0 ? `${number(s.min[i], d)} to ${number(s.max[i], d)}${unit}, ${amount(s.count[i])} ${s.count[i] === 1 ? "sample" : "samples"} merged` : `${amount(s.count[i])} samples`],
       ["Since this page opened", `${amount(s.total[i])} samples`],
       ["Normal", band[0] || band[1] ? `${band[0] || "no lower limit"} to ${band[1] || "no upper limit"}${unit}` : "no limits set"],
@@ -538,7 +586,7 @@ export class View implements Part {
   }
 
   private csv(): void {
-    const s = this.store;
+    const s = this.ctx.store;
     const quote = (v: string) => (/[",\n]/.test(v) ? `"${v.replaceAll('"', '""')}"` : v);
     const lines = ["device,metric,value,unit,time,quality"];
     for (const i of this.table.order) {
