@@ -190,10 +190,11 @@ func (c *counted) Write(p []byte) (int, error) {
 // flush runs write on a buffer before w.
 func (c *counted) flush(write func(io.Writer) error) (int64, error) {
 	b := bufio.NewWriterSize(c, 256<<10)
-	if err := write(b); err != nil {
-		return c.n, err
+	err := write(b)
+	if err == nil {
+		err = b.Flush()
 	}
-	return c.n, b.Flush()
+	return c.n, err
 }
 
 // progress shows how far tables have come: on a terminal a line that changes, else a line for each table, and one now and then within long ones.
