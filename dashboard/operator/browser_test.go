@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -86,15 +87,15 @@ func eventually(t *testing.T, ctx context.Context, what, condition string) {
 	}
 }
 
-// axe checks the page as it stands against WCAG 2.2 A and AA.
-func axe(t *testing.T, ctx context.Context, name string) {
+// axe checks the page as it stands, or the part of it that a selector names, against WCAG 2.2 A and AA.
+func axe(t *testing.T, ctx context.Context, name string, part ...string) {
 	t.Helper()
 	script, err := os.ReadFile("../../web/node_modules/axe-core/axe.min.js")
 	if err != nil {
 		t.Fatalf("axe-core is missing: run npm ci in web (%v)", err)
 	}
 	do(t, ctx, js(string(script)))
-	result := eval[string](t, ctx, `axe.run(document, {runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}).then(r => JSON.stringify(r.violations.map(v => ({id: v.id, help: v.help, nodes: v.nodes.slice(0, 4).map(n => n.html.slice(0, 200) + " " + n.failureSummary)}))))`)
+	result := eval[string](t, ctx, `axe.run(`+strconv.Quote(strings.Join(append(part, ""), ""))+` || document, {runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}).then(r => JSON.stringify(r.violations.map(v => ({id: v.id, help: v.help, nodes: v.nodes.slice(0, 4).map(n => n.html.slice(0, 200) + " " + n.failureSummary)}))))`)
 	var violations []struct {
 		ID, Help string
 		Nodes    []string

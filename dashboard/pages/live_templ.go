@@ -847,7 +847,7 @@ func replayBar() templ.Component {
 	})
 }
 
-// scrubber moves through the time around what the charts show; it is there while they are not live.
+// scrubber moves through the time around what the charts show. It is always there, so that nothing moves when they leave live.
 func scrubber() templ.Component {
 	return templruntime.GeneratedTemplate(func(templ_7745c5c3_Input templruntime.GeneratedComponentInput) (templ_7745c5c3_Err error) {
 		templ_7745c5c3_W, ctx := templ_7745c5c3_Input.Writer, templ_7745c5c3_Input.Context
@@ -869,7 +869,7 @@ func scrubber() templ.Component {
 			templ_7745c5c3_Var36 = templ.NopComponent
 		}
 		ctx = templ.ClearChildren(ctx)
-		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 72, "<div class=\"scrub\" id=\"scrub\" role=\"group\" aria-label=\"Move through time\" hidden><strong id=\"scrub-state\">Not live</strong> <span id=\"scrub-tools\"></span> <span class=\"scrub-label\" id=\"scrub-begin\"></span> <input type=\"range\" id=\"scrub-at\" aria-label=\"Time shown\" min=\"0\" max=\"1\" value=\"0\"> <span class=\"scrub-label\" id=\"scrub-end\"></span></div>")
+		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 72, "<div class=\"scrub\" id=\"scrub\" role=\"group\" aria-label=\"Move through time\"><strong id=\"scrub-state\">Live</strong> <span id=\"scrub-tools\"></span> <span class=\"scrub-label\" id=\"scrub-begin\"></span> <input type=\"range\" id=\"scrub-at\" aria-label=\"Time shown\" min=\"0\" max=\"1\" value=\"0\"> <span class=\"scrub-label\" id=\"scrub-end\"></span></div>")
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}

@@ -1,4 +1,4 @@
-// Questions to recorded history (GET /api/v1/history), answered in columns.
+// What charts ask of recorded history: the columns they lack, and where there is something at all.
 import type { Answer, Question } from "./backfill";
 import { fetchBuckets } from "./history";
 

@@ -62,6 +62,9 @@ export class TimeBar {
     this.at?.addEventListener("change", done);
     this.at?.addEventListener("blur", done);
     time.listen(() => this.show());
+    setInterval(() => {
+      if (this.scrub && time.mode === "live" && !document.hidden) this.showScrub();
+    }, 1000);
     this.show();
   }
 
@@ -108,8 +111,8 @@ export class TimeBar {
     $<HTMLButtonElement>("time-on").disabled = live;
     for (const b of this.menu.querySelectorAll<HTMLElement>("[data-window]")) b.setAttribute("aria-pressed", String(live && Number(b.dataset.window) === time.window));
     if (this.scrub) {
-      this.scrub.hidden = time.mode !== "fixed";
-      if (time.mode === "fixed") this.showScrub();
+      this.scrub.hidden = time.mode === "replay";
+      if (time.mode !== "replay") this.showScrub();
     }
   }
 
@@ -128,7 +131,7 @@ export class TimeBar {
     }
     at!.value = String(left);
     at!.setAttribute("aria-valuetext", range(left, right));
-    setText($("scrub-state"), time.paused ? "Paused" : "Not live");
+    setText($("scrub-state"), time.mode === "live" ? "Live" : time.paused ? "Paused" : "Not live");
   }
 }
 
