@@ -3,6 +3,7 @@ package history
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"millrace/devices"
 )
@@ -61,25 +62,37 @@ func (b *bucketer) hour(h *hourRow) {
 }
 
 func (b *bucketer) samples(r *Run, from, to int) error {
-	for i := from; i < to; {
-		t := b.at(r.Times[i])
-		for end := t.T + b.width; i < to && r.Times[i] < end; i++ {
-			q := devices.Good
-			if len(r.Quality) > 0 {
-				q = r.Quality[i]
-			}
-			switch r.Kind {
-			case devices.String:
-				t.Text = r.Texts[i]
-				t.Count++
-				t.Quality = max(t.Quality, q)
-				continue
-			case devices.Location:
-				t.Lon = r.Lons[i]
-			}
-			v := r.Values[i]
-			b.figures(t, 1, v, v, v, v, v, q)
+	for from < to {
+		t := b.at(r.Times[from])
+		last := from + 1
+		for end := t.T + b.width; last < to && r.Times[last] < end; last++ {
 		}
+		worst := devices.Good
+		if len(r.Quality) > 0 {
+			worst = slices.Max(r.Quality[from:last])
+		}
+		if r.Kind == devices.String {
+			t.Text = r.Texts[last-1]
+			t.Count += int64(last - from)
+			t.Quality = max(t.Quality, worst)
+		} else {
+			if r.Kind == devices.Location {
+				t.Lon = r.Lons[last-1]
+			}
+			values := r.Values[from:last]
+			least, most, sum := values[0], values[0], 0.0
+			for _, v := range values {
+				if v < least {
+					least = v
+				}
+				if v > most {
+					most = v
+				}
+				sum += v
+			}
+			b.figures(t, int64(len(values)), values[0], values[len(values)-1], least, most, sum, worst)
+		}
+		from = last
 	}
 	return nil
 }

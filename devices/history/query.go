@@ -129,6 +129,19 @@ type reading struct {
 	cluster []piece // that overlap
 	end     int64   // of the cluster
 	parts   []*chunk.Columns
+	free    []*Run // for chunks to come
+}
+
+// blank is an empty run for a chunk.
+func (r *reading) blank(k devices.Kind) *Run {
+	if n := len(r.free); n > 0 {
+		run := r.free[n-1]
+		r.free = r.free[:n-1]
+		run.Kind = k
+		run.Reset()
+		return run
+	}
+	return &Run{Kind: k}
 }
 
 // A piece is a chunk, or a run of the head.
@@ -167,7 +180,7 @@ func (r *reading) run(ctx context.Context, to sink) error {
 		}
 		p := piece{row: row}
 		if row.Data != nil {
-			p.run = &Run{Kind: row.Kind}
+			p.run = r.blank(row.Kind)
 			if err := chunk.Decode(row.Data, row.Kind, row.Start, int(row.N), &p.run.Columns); err != nil {
 				r.store.log.Error("a chunk of history can't be read and is left out", "series", r.series, "start", row.Start, "flush", row.Flush, "err", err)
 				continue
@@ -261,6 +274,11 @@ func (r *reading) settle() error {
 	pieces := r.cluster
 	r.wholeHours(pieces[0].Start)
 	defer func() {
+		for _, p := range pieces {
+			if p.run != nil && p.Flush != math.MaxInt64 { // a run of the head has its memory elsewhere
+				r.free = append(r.free, p.run)
+			}
+		}
 		clear(r.cluster)
 		r.cluster = r.cluster[:0]
 	}()
