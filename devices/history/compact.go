@@ -3,7 +3,9 @@ package history
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"math"
 	"slices"
 	"time"
@@ -12,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"millrace/devices"
+	"millrace/devices/history/chunk"
 	"millrace/devices/postgres/pgerr"
 )
 
@@ -113,7 +116,7 @@ func (s *Store) compactBatch(ctx context.Context, now time.Time, after dirtyHour
 			return err
 		}
 		more = true
-		b := &compaction{tx: tx, until: until}
+		b := &compaction{tx: tx, log: s.log, until: until}
 		if err := b.gather(ctx, claimed); err != nil {
 			return err
 		}
@@ -145,6 +148,7 @@ func (s *Store) maintenance(ctx context.Context, f func(tx pgx.Tx) error) error 
 // A compaction is the work of one transaction.
 type compaction struct {
 	tx    pgx.Tx
+	log   *slog.Logger
 	until int64 // the last hour that is over
 	units []unit
 	names map[int64]string // of partitions
@@ -211,6 +215,10 @@ func (b *compaction) run(ctx context.Context) (last dirtyHour, err error) {
 		}
 		samples += n
 		made, err := b.merge(ctx, u, p)
+		if errors.Is(err, chunk.ErrCorrupt) { // what can't be read must not stop all else
+			b.log.Error("a recorded chunk can't be read: that day of its series is not compacted", "day", time.UnixMilli(u.day*dayMs).UTC().Format(time.DateOnly), "err", err)
+			p, made, err = p.abandon(), nil, nil
+		}
 		if err != nil {
 			return last, err
 		}

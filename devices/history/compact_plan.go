@@ -72,6 +72,15 @@ func planUnit(u *unit) (p plan) {
 	return p
 }
 
+// abandon is the plan that leaves all chunks as they are.
+func (p plan) abandon() plan {
+	for _, r := range p.runs {
+		p.kept = append(p.kept, r.chunks...)
+	}
+	p.runs = nil
+	return p
+}
+
 // settle says where what comes of it goes: what is not going to be merged again when the day is over goes where it stays.
 func (p *plan) settle() {
 	for i := range p.runs {

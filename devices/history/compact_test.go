@@ -440,6 +440,29 @@ func (tb *table) tidy(series int32) {
 	}
 }
 
+// A chunk that can't be read stops nothing but the compaction of what is around it.
+func TestCompactionOfCorruptChunk(t *testing.T) {
+	tb := newTable(t)
+	bad, good := tb.series("d", "bad"), tb.series("d", "good")
+	for _, id := range []int32{bad, good} {
+		for i := range 3 {
+			tb.put(id, ramp(day.Add(time.Duration(i)*10*time.Minute), time.Second, 600)...)
+		}
+	}
+	tb.exec(`update history_chunk set data = '\xff' where series = $1 and start = $2`, bad, day.UnixMilli())
+	tb.compact(day.Add(2 * time.Hour))
+	tb.check(good)
+	if got := tb.shape(good); got != " 1800" || tb.dirty() != 0 {
+		t.Errorf("chunks of%s; %d hours left", got, tb.dirty())
+	}
+	if n := tb.count(`select count(*) from history_chunk where series = $1`, bad); n != 3 {
+		t.Errorf("%d chunks, of 3, one of which can't be read", n)
+	}
+	if n := tb.count(`select n from history_hour where series = $1`, bad); n != 1800 { // the rows' figures are right
+		t.Errorf("rolled up %d", n)
+	}
+}
+
 func TestPlan(t *testing.T) {
 	hours := int64(day.UnixMilli() / hourMs)
 	at := func(minute, minutes, n int, k devices.Kind, fresh bool) header {
