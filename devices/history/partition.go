@@ -2,12 +2,14 @@ package history
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"millrace/devices"
 	"millrace/devices/postgres/pgerr"
 )
 
@@ -15,6 +17,7 @@ const (
 	week      = 7 * 24 * time.Hour
 	ahead     = 2 * week             // partitions are made so long before they are needed
 	oldest    = 400 * 24 * time.Hour // older samples go to the default partition
+	weekRetry = time.Minute          // before one that could not be made is tried again: whoever waits for us should not do so often
 	weeksKept = time.Hour            // others may drop partitions: how long we believe that one is there
 )
 
@@ -35,6 +38,9 @@ type partitions struct {
 	sync.Mutex
 	asked time.Time
 	names map[string]bool
+
+	failed time.Time // when one could not be made the last time
+	err    error     // and why
 }
 
 // weekOf returns the start of the partition that a time belongs to: Monday 00:00 UTC.
@@ -48,7 +54,7 @@ func partitionName(start time.Time) string { return "history_chunk_" + start.For
 
 // EnsurePartitions makes the partitions of the weeks that these times lie in, where they are missing, and those of this week and the two after it. Times more
 // than 400 days ago or two weeks ahead are left to the default partition. What lies there of a week moves into its new partition. When all are
-// there, it asks the database once an hour.
+// there, it asks the database once an hour. What could not be made is not tried again for a minute.
 func (s *Store) EnsurePartitions(ctx context.Context, times ...time.Time) error {
 	now := time.Now()
 	s.weeks.Lock()
@@ -75,9 +81,16 @@ func (s *Store) EnsurePartitions(ctx context.Context, times ...time.Time) error 
 		if s.weeks.names[name] {
 			continue
 		}
+		if now.Sub(s.weeks.failed) < weekRetry {
+			return s.weeks.err
+		}
 		if err := s.makePartition(ctx, name, start); err != nil {
+			err = fmt.Errorf("partition %s: %w", name, pgerr.Domain(err))
 			s.weeks.asked = time.Time{} // ask again what is there
-			return fmt.Errorf("partition %s: %w", name, pgerr.Domain(err))
+			if !errors.Is(err, devices.ErrUnavailable) && ctx.Err() == nil {
+				s.weeks.failed, s.weeks.err = now, err
+			}
+			return err
 		}
 		s.weeks.names[name] = true
 	}

@@ -85,7 +85,14 @@ func TestPartitions(t *testing.T) {
 	if _, err := tx.Exec(t.Context(), "select from history_chunk_other"); err != nil {
 		t.Fatal(err)
 	}
-	lies(now.Add(-200*24*time.Hour), "history_chunk_other")
+	elsewhere := now.Add(-200 * 24 * time.Hour)
+	lies(elsewhere, "history_chunk_other")
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	lies(elsewhere.Add(time.Second), "history_chunk_other") // for a minute
+	f.weeks.failed = time.Time{}
+	lies(elsewhere.Add(2*time.Second), partitionName(weekOf(elsewhere)))
 }
 
 // Several nodes that make the same partitions at once don't get into each other's way.
