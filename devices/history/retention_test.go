@@ -2,9 +2,12 @@ package history
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
+
+	"pgregory.net/rapid"
 
 	"millrace/devices"
 )
@@ -124,6 +127,66 @@ func TestRetention(t *testing.T) {
 	tb.must(tb.s.Retain(ctx, now.AddDate(0, 0, 1)))
 	tb.forget(all[0], now.Truncate(24*time.Hour).AddDate(0, 0, -29))
 	tb.check(all[0])
+}
+
+// After retention, and with late samples after it, queries find what it left, in rollups, rows and samples alike.
+func TestQueriesAfterRetention(t *testing.T) {
+	f := newFixture(t, Config{Retention: 5 * 24 * time.Hour})
+	serial := 0
+	rapid.Check(t, func(t *rapid.T) {
+		serial++
+		w, seq := f.newWriter()
+		f.seq = seq
+		now := time.Now()
+		m := model{}
+		var ids []devices.SeriesID
+		for i := range 2 {
+			ids = append(ids, f.series("a", fmt.Sprintf("r%d.%d", serial, i), devices.Float))
+		}
+		first := now.Truncate(24*time.Hour).AddDate(0, 0, -8).UnixMilli()
+		retain := func() {
+			if err := f.Retain(context.Background(), now); err != nil {
+				t.Fatalf("retain: %v", err)
+			}
+			for _, of := range m {
+				for at := range of {
+					if at < cutoff(now, 5) {
+						delete(of, at)
+					}
+				}
+			}
+		}
+		for range rapid.IntRange(1, 5).Draw(t, "steps") {
+			var batch []devices.Sample
+			for range rapid.IntRange(1, 8).Draw(t, "parts") {
+				id := rapid.SampledFrom(ids).Draw(t, "of")
+				at := first + rapid.Int64Range(0, 6*24).Draw(t, "hour")*hourMs + rapid.Int64Range(0, hourMs).Draw(t, "within")
+				every := rapid.SampledFrom([]int64{1000, 5000, 600_000}).Draw(t, "every")
+				for i := range rapid.IntRange(1, 700).Draw(t, "n") {
+					batch = append(batch, number(id, at+int64(i)*every, float64(i%100)))
+				}
+			}
+			m.take(batch...)
+			f.send(w, batch...)
+			f.flush(w)
+			if rapid.Bool().Draw(t, "compact") {
+				if err := f.Compact(context.Background(), now); err != nil {
+					t.Fatalf("compact: %v", err)
+				}
+			}
+			if rapid.Bool().Draw(t, "retain") {
+				f.upkeep.retained.Store(0) // late samples wait for the next day otherwise
+				retain()
+			}
+			for range 3 {
+				q := devices.HistoryQuery{Series: ids, Buckets: rapid.SampledFrom([]int{1, 5, 60, 1000}).Draw(t, "buckets")}
+				q.From = first + rapid.Int64Range(-dayMs, 9*dayMs).Draw(t, "from")
+				q.To = q.From + rapid.SampledFrom([]int64{hourMs, dayMs, 3 * dayMs, 12 * dayMs}).Draw(t, "length")
+				m.check(t, f.Store, q)
+			}
+		}
+		w.Halt()
+	})
 }
 
 func TestPurge(t *testing.T) {
