@@ -476,7 +476,7 @@ func TestPlan(t *testing.T) {
 		p := planUnit(&unit{day: floorDiv(day.UnixMilli(), dayMs), final: final, hours: dirty, there: there})
 		got := ""
 		for _, r := range p.runs {
-			got += fmt.Sprint("run")
+			got += "run"
 			for _, h := range r.chunks {
 				got += fmt.Sprint(" ", h.N)
 			}
