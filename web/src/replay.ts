@@ -30,6 +30,7 @@ export interface Stage {
   cast(): number[]; // slots of which values are shown
   inView(): readonly Filled[]; // charts
   rows(): readonly number[]; // slots whose trends are in view
+  painted(): boolean; // the values applied before have been drawn
   played(): void; // a frame has been applied
 }
 
@@ -225,7 +226,8 @@ export class Player implements Part {
         to = Math.max(this.at, Math.min(to, ready));
         if (to > this.at) {
           this.at = to;
-          this.store.apply(r.play(to), this.map);
+          // A frame that was not drawn yet is not replaced: the next one has the extremes of all the time since.
+          if (this.stage.painted()) this.store.apply(r.play(to), this.map);
           this.around();
           this.stage.played();
         }

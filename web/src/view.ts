@@ -5,9 +5,11 @@ import { Address, type Part } from "./address";
 import { ask, extent, nearest } from "./ask";
 import { moment } from "./axis";
 import { Backfill, type Filled } from "./backfill";
-import { $, dialog, make, maybe, setText, toast, typing } from "./dom";
-import { Chart, type Context, forgetColors } from "./chart";
-import { age, amount, byName, number } from "./format";
+import { Details } from "./details";
+import { $, make, maybe, setText, toast, typing } from "./dom";
+import { Chart, type Context } from "./chart";
+import { forgetColors } from "./colors";
+import { amount, byName } from "./format";
 import { Header } from "./header";
 import { Painter, type Task } from "./paint";
 import { TimeBar, timeKey, timeText } from "./range";
@@ -44,8 +46,7 @@ export class View implements Part, Stage {
   private layoutTimer = 0;
   private focusTimer = 0;
   private speakTimer = 0;
-  private details: HTMLDialogElement | null = null;
-  private detailed = -1;
+  private readonly details: Details;
   private seen: IntersectionObserver;
   private resized: ResizeObserver;
 
@@ -68,7 +69,8 @@ export class View implements Part, Stage {
       nearest: (c) => void this.nearest(c),
       extent: (c) => extent(this.names(c.lines), this.live.now(), AbortSignal.timeout(20_000)),
     };
-    this.table = new Table($<HTMLTableElement>("values"), this.ctx, (slot) => this.showDetails(slot));
+    this.table = new Table($<HTMLTableElement>("values"), this.ctx, (slot) => this.details.show(slot));
+    this.details = new Details(this.ctx);
     this.painter.add(this.table);
     this.painter.after = () => this.live.painted();
     this.seen = new IntersectionObserver(
@@ -284,7 +286,7 @@ export class View implements Part, Stage {
     if (this.time.paused) return;
     this.table.maybeResort(performance.now());
     this.counts();
-    if (this.details?.open) this.fillDetails();
+    this.details.refresh();
   }
 
   private counts(): void {
@@ -431,6 +433,10 @@ export class View implements Part, Stage {
     return this.backfill.rows;
   }
 
+  painted(): boolean {
+    return !this.table.dirty || document.hidden;
+  }
+
   played(): void {
     setText($("values-title"), `Values at ${moment(this.time.right(), 600_000, false)}`);
     this.markAll();
@@ -537,53 +543,7 @@ export class View implements Part, Stage {
     for (const name of this.ctx.hidden) q.append("hide", name);
   }
 
-  // ── details of one series, and the table as CSV
-
-  private showDetails(slot: number): void {
-    if (!this.details) {
-      const close = make("button", { type: "button" }, "Close");
-      close.addEventListener("click", () => this.details?.close());
-      this.details = dialog(
-        make(
-          "dialog",
-          { "aria-labelledby": "details-title" },
-          make("div", { class: "dialog-head" }, make("h2", { id: "details-title" })),
-          make("div", { class: "dialog-body" }, make("dl", { class: "facts", id: "details-facts" })),
-          make("div", { class: "dialog-foot" }, make("a", { class: "button", id: "details-device" }, "Open device"), close),
-        ),
-      );
-    }
-    this.detailed = slot;
-    $("details-facts").replaceChildren();
-    setText($("details-title"), `${this.store.device[slot]} / ${this.store.metric[slot]}`);
-    $<HTMLAnchorElement>("details-device").href = "/devices/" + this.store.device[slot];
-    this.fillDetails();
-    this.details.showModal();
-  }
-
-  private fillDetails(): void {
-    const s = this.ctx.store;
-    const i = this.detailed;
-    const d = s.decimals[i];
-    const unit = s.unit[i] ? " " + s.unit[i] : "";
-    const numeric = s.numeric(i);
-    const band = [s.low[i], s.high[i]].map((v) => (Number.isNaN(v) ? "" : number(v, Math.max(0, d))));
-    const facts: [string, string][] = [
-      ["Value", this.table.text(i) + unit],
-      ["Quality", QUALITIES[s.quality[i]]],
-      ["Measured", s.t[i] ? `${new Date(s.t[i]).toLocaleString("en-GB")} (${age(this.ctx.now() - s.t[i])} ago)` : "never"],
-      ["Since the frame before", numeric && s.count[i] > 0 ? `${number(s.min[i], d)} to ${number(s.max[i], d)}${unit}, ${amount(s.count[i])} ${s.count[i] === 1 ? "sample" : "samples"} merged` : `${amount(s.count[i])} samples`],
-      ["Since this page opened", `${amount(s.total[i])} samples`],
-      ["Normal", band[0] || band[1] ? `${band[0] || "no lower limit"} to ${band[1] || "no upper limit"}${unit}` : "no limits set"],
-    ];
-    if (s.label[i]) facts.unshift(["Label", s.label[i]]);
-    const dl = $("details-facts");
-    if (dl.children.length !== 2 * facts.length) {
-      dl.replaceChildren();
-      for (const f of facts) dl.append(make("dt", {}, f[0]), make("dd"));
-    }
-    facts.forEach((f, k) => setText(dl.children[2 * k + 1] as HTMLElement, f[1]));
-  }
+  // ── the table as CSV
 
   private csv(): void {
     const s = this.ctx.store;
