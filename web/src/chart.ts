@@ -3,21 +3,25 @@
 // for each.
 import uPlot from "uplot";
 import { day, moment, ticks } from "./axis";
+import { paintTable, valueText } from "./charttable";
+import { LINES, palette } from "./colors";
 import { type Area, type Look, line, steps, strip } from "./draw";
 import { make, setText } from "./dom";
-import { age, amount, number } from "./format";
+import { age, number } from "./format";
 import { gestures } from "./gestures";
+import { across, labels, timeLabels } from "./labels";
 import type { Filled } from "./backfill";
 import type { Task } from "./paint";
 import { Kind, type Store } from "./store";
 import type { Timeline } from "./timeline";
 import { Quality } from "./wire";
 
-export const LINES = 12;
 const AXES = 4; // units with an axis of their own
 const HEIGHT = 168;
 const LANE = 24; // px of a strip of states; what one points at is not lower
 const UNDER = 26; // px of the time axis
+const APART = [0, 1, 2, 3, 5, 4, 8, 7, 10, 11, 9, 6]; // lines, the most different first
+const HUES = 5;
 
 /** What charts and the table share. */
 export interface Context {
@@ -40,32 +44,6 @@ export interface ChartOptions {
   title: string;
   name?(slot: number): string; // of a line; usually the device
   height?: number; // px of the plot; not for strips of states
-}
-
-interface Colors {
-  lines: string[];
-  grid: string;
-  axis: string;
-  band: string;
-  ink: string;
-  sunk: string;
-  font: string;
-}
-let colors: Colors | null = null;
-
-/** Colours come from the tokens; they are read again after the theme changed. */
-export function forgetColors(): void {
-  colors = null;
-}
-
-function palette(): Colors {
-  if (!colors) {
-    const s = getComputedStyle(document.documentElement);
-    const v = (name: string) => s.getPropertyValue(name).trim();
-    colors = { lines: [], grid: v("--grid"), axis: v("--axis"), band: v("--band"), ink: v("--ink"), sunk: v("--sunk"), font: `11px ${v("--font")}` };
-    for (let i = 1; i <= LINES; i++) colors.lines.push(v("--line-" + i));
-  }
-  return colors;
 }
 
 interface Entry {
@@ -327,7 +305,7 @@ export class Chart implements Task, Filled {
   paint(now: number): void {
     if (!this.visible) return;
     if (this.asTable) {
-      this.paintTable();
+      paintTable(this.tableHolder, this.options, this.lines, this.scales.length > 1, this.ctx);
       return;
     }
     if (!this.plot) {
@@ -406,13 +384,6 @@ export class Chart implements Task, Filled {
     }
   }
 
-  private value(slot: number, v: number, decimals: number, words: string[]): string {
-    const kind = this.ctx.store.kind[slot];
-    if (kind === Kind.Bool) return v ? "true" : "false";
-    if (kind === Kind.String) return words[v] ?? "–";
-    return number(v, decimals);
-  }
-
   private paintLegend(): void {
     const { store: s, time } = this.ctx;
     const u = this.plot!;
@@ -439,7 +410,7 @@ export class Chart implements Task, Filled {
         const k = b.since(at + b.width / 2) - 1;
         // Further from the pointer than a gap, there is no value there.
         if (k >= b.begin && (Number.isNaN(cursor) ? b.t[k] + b.width >= time.left() : at - b.t[k] <= b.gap() + b.width)) {
-          text = this.value(slot, b.last[k], d, b.words) + unit;
+          text = valueText(s.kind[slot], b.last[k], d, b.words) + unit;
           if (!Number.isNaN(cursor) && s.numeric(slot) && b.max[k] > b.min[k] && this.lines.length <= 4) text += ` (${number(b.min[k], d)} to ${number(b.max[k], d)})`;
         }
       }
@@ -457,50 +428,6 @@ export class Chart implements Task, Filled {
       const half = this.pointer.offsetWidth / 2;
       this.pointer.style.left = Math.round(Math.max(half, Math.min(u.over.clientWidth - half, u.cursor.left!))) + "px";
     }
-  }
-
-  private paintTable(): void {
-    const { store: s, time } = this.ctx;
-    const from = time.left();
-    const to = time.right();
-    let body = this.tableHolder.querySelector("tbody");
-    if (!body || body.children.length !== this.lines.length) {
-      const heads = ["Series", "Last", "Lowest", "Highest", "Samples", "Newest"];
-      const head = make("tr");
-      for (const h of heads) head.append(make("th", { scope: "col", class: h === "Series" ? null : "num" }, h));
-      body = make("tbody");
-      for (let i = 0; i < this.lines.length; i++) {
-        const row = make("tr", {}, make("th", { scope: "row" }));
-        for (let k = 1; k < heads.length; k++) row.append(make("td", { class: "num" }));
-        body.append(row);
-      }
-      this.tableHolder.replaceChildren(make("table", {}, make("caption", { class: "sr" }, `${this.options.title} in the range shown`), make("thead", {}, head), body));
-    }
-    const sameDay = new Date(from).toDateString() === new Date(to).toDateString();
-    this.lines.forEach((slot, i) => {
-      let lo = Infinity;
-      let hi = -Infinity;
-      let n = 0;
-      const b = s.shown(slot);
-      const first = b.since(from);
-      let k = first;
-      for (; k < b.end && b.t[k] <= to; k++) {
-        if (b.min[k] < lo) lo = b.min[k];
-        if (b.max[k] > hi) hi = b.max[k];
-        n += b.count[k];
-      }
-      k--;
-      const d = s.decimals[slot];
-      const numeric = s.numeric(slot);
-      const c = body!.children[i].children as HTMLCollectionOf<HTMLElement>;
-      setText(c[0], this.options.name?.(slot) ?? s.device[slot]);
-      const unit = this.scales.length > 1 && numeric && s.unit[slot] ? " " + s.unit[slot] : "";
-      setText(c[1], k < first ? "–" : this.value(slot, b.last[k], d, b.words) + unit);
-      setText(c[2], !numeric || lo > hi ? "–" : number(lo, d) + unit);
-      setText(c[3], !numeric || lo > hi ? "–" : number(hi, d) + unit);
-      setText(c[4], amount(n));
-      setText(c[5], k < first ? "–" : time.mode !== "fixed" ? age(this.ctx.now() - (s.t[slot] || b.t[k])) + " ago" : moment(b.t[k], to - from, !sameDay));
-    });
   }
 
   private build(): uPlot {
@@ -638,41 +565,14 @@ export class Chart implements Task, Filled {
     for (const w of [...this.words.keys()].sort()) {
       let i = 0;
       for (let k = 0; k < w.length; k++) i = (i * 31 + w.charCodeAt(k)) % 997;
-      i %= LINES;
-      while (taken.has(i) && taken.size < LINES) i = (i + 1) % LINES;
+      // First the five hues, then their darker and lighter kin.
+      i %= HUES;
+      while (taken.has(i) && taken.size < LINES) i = taken.size < HUES ? (i + 1) % HUES : taken.size;
       taken.add(i);
+      i = APART[i];
       this.words.set(w, i);
       if (items.length < LINES) items.push(make("li", { class: "l" + (i + 1) }, make("span", { class: "key" }, make("span", {})), w));
     }
     this.wordList.replaceChildren(...items);
   }
-}
-
-// How wide the plot is, px; its element may not have been laid out yet.
-function across(u: uPlot): number {
-  return u.bbox.width / (devicePixelRatio || 1);
-}
-
-// A label that would be cut at an edge is left out.
-function timeLabels(u: uPlot, at: number[]): string[] {
-  const { min, max } = u.scales.x;
-  const width = across(u);
-  const t = ticks(min!, max!, width / 76);
-  return at.map((v, i) => {
-    const text = t.label[i] ?? "";
-    const x = u.valToPos(v, "x");
-    return x > width + 10 - 3 * text.length || x + u.bbox.left / (devicePixelRatio || 1) < 3 * text.length ? "" : text; // the plot's right padding is 10 px
-  });
-}
-
-function labels(vs: number[]): string[] {
-  const step = vs.length > 1 ? vs[1] - vs[0] : 1;
-  let d = 0;
-  for (let x = step; d < 6 && Math.abs(x - Math.round(x)) > 1e-6 * x; x *= 10) d++; // 2.5 needs one although it is above 1
-  return vs.map((v) => {
-    const a = Math.abs(v);
-    if (a >= 1e6) return (v / 1e6).toFixed(step < 1e5 ? 2 : 1) + " M";
-    if (a >= 1e4 && step >= 100) return (v / 1e3).toFixed(step < 1000 ? 1 : 0) + " k";
-    return v.toFixed(d);
-  });
 }
