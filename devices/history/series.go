@@ -35,6 +35,15 @@ type gathered struct {
 // units is what a sample counts of what may wait.
 func units(s *devices.Sample) int { return 1 + len(s.Text)/textUnit }
 
+// plain makes zero of the negative zero that a device's rounding of something tiny gives: it is the same number, and no whole number of
+// hundredths, so that it would make a chunk of such as large as one of noise.
+func plain(v float64) float64 {
+	if v == 0 {
+		return 0
+	}
+	return v
+}
+
 // add takes a sample.
 func (g *gathered) add(s *devices.Sample) {
 	n := len(g.Times)
@@ -49,12 +58,12 @@ func (g *gathered) add(s *devices.Sample) {
 		}
 	}
 	g.Times = append(g.Times, s.At)
-	g.Values = append(g.Values, s.Value)
+	g.Values = append(g.Values, plain(s.Value))
 	if s.Quality != devices.Good || len(g.Quality) > 0 {
 		g.Quality = append(pad(g.Quality, n), s.Quality)
 	}
 	if s.Kind == devices.Location || len(g.Lons) > 0 {
-		g.Lons = append(pad(g.Lons, n), s.Lon)
+		g.Lons = append(pad(g.Lons, n), plain(s.Lon))
 	}
 	if s.Kind == devices.String || len(g.Texts) > 0 {
 		g.Texts = append(pad(g.Texts, n), s.Text)

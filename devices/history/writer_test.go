@@ -537,3 +537,19 @@ func TestDeliverAllocatesNothing(t *testing.T) {
 		t.Errorf("%v allocations for a round of 100 samples", n)
 	}
 }
+
+// A device that rounds something tiny below zero sends a negative zero. It takes no more room than another number.
+func TestNegativeZero(t *testing.T) {
+	f := newFixture(t, Config{})
+	w, _ := f.newWriter()
+	a := f.series("a", "m", devices.Float)
+	var batch []devices.Sample
+	for i := range int64(1000) {
+		batch = append(batch, number(a, noon+i, math.Round(math.Sin(float64(i)))/100))
+	}
+	f.send(w, batch...)
+	f.flush(w)
+	if n := f.count("select sum(length(data)) from history_chunk"); n > 1000 {
+		t.Errorf("%d bytes of a thousand samples", n)
+	}
+}
