@@ -94,6 +94,9 @@ export function gestures(over: HTMLElement, card: HTMLElement, time: Timeline): 
     end();
   });
   over.addEventListener("pointercancel", end);
+  over.addEventListener("lostpointercapture", (e) => {
+    if (fingers.size === 1 && fingers.has(e.pointerId)) end();
+  });
   document.addEventListener("keydown", (e) => {
     if (e.key === "Escape" && mode === "select") end();
   });

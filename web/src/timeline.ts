@@ -22,6 +22,7 @@ export const MOST = 2 * 31_536_000_000;
 /** live: up to now and running on; fixed: stands still; replay: its right edge runs through the past. */
 export type Mode = "live" | "fixed" | "replay";
 
+const HELD = 30_000; // ms; who holds it longer has forgotten it
 const GLIDE = 1000; // ms within which moves are one step for the browser's history
 const UNITS: [string, number][] = [
   ["y", 31_536_000_000],
@@ -85,7 +86,8 @@ export class Timeline implements Part {
   right(): number {
     if (this.mode === "replay") return this.edge!();
     if (this.mode === "fixed") return this.end;
-    return Number.isNaN(this.held) ? this.clock() : this.held;
+    const now = this.clock();
+    return now - this.held < HELD ? this.held : now; // NaN: not held
   }
 
   left(): number {
