@@ -30,7 +30,7 @@ const (
 		from unnest($1::text[]) as u (name) join pg_class c on c.oid = to_regclass(quote_ident(u.name))
 		left join lateral pg_partition_tree(c.oid) p on c.relkind = 'p'
 		left join pg_class r on r.oid = p.relid
-		where r.oid is null or pg_get_expr(r.relpartbound, r.oid) is distinct from 'DEFAULT'`
+		where not c.relispartition and (r.oid is null or pg_get_expr(r.relpartbound, r.oid) is distinct from 'DEFAULT')`
 	columnsOf = `select u.name, a.attname, format_type(a.atttypid, a.atttypmod)
 		from unnest($1::text[]) as u (name) join pg_class c on c.oid = to_regclass(quote_ident(u.name))
 		join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
