@@ -10,6 +10,7 @@ import { $, make, maybe, setText, toast, typing } from "./dom";
 import { Chart, type Context } from "./chart";
 import { forgetColors } from "./colors";
 import { amount, byName } from "./format";
+import { saveCSV, saveMenu, type Scene } from "./export";
 import { Header } from "./header";
 import { Painter, type Task } from "./paint";
 import { TimeBar, timeKey, timeText } from "./range";
@@ -351,7 +352,8 @@ export class View implements Part, Stage {
     names.forEach((key, at) => {
       let c = this.charts.get(key);
       if (!c) {
-        c = new Chart({ key, title: key.slice(1) }, this.ctx);
+        const made = (c = new Chart({ key, title: key.slice(1) }, this.ctx));
+        c.card.querySelector(".card-head .end")!.append(saveMenu(key.slice(1), () => this.scene(made)));
         this.charts.set(key, c);
         this.painter.add(c);
       }
@@ -503,7 +505,19 @@ export class View implements Part, Stage {
         this.layout();
       }, 120);
     });
-    $("download").addEventListener("click", () => this.csv());
+    const menu = $<HTMLDetailsElement>("save-menu");
+    $("download").addEventListener("click", () => {
+      menu.open = false;
+      this.csv();
+    });
+    $("download-lines").addEventListener("click", () => {
+      menu.open = false;
+      saveCSV(
+        [...this.charts.values()].filter((c) => c.visible).map((c) => this.scene(c)),
+        this.root.dataset.name ?? "lines",
+      );
+    });
+    $("copy-link").addEventListener("click", (e) => ((e.currentTarget as HTMLElement).dataset.copy = location.href));
   }
 
   private keys(): void {
@@ -544,6 +558,11 @@ export class View implements Part, Stage {
   }
 
   // ── the table as CSV
+
+  private scene(c: Chart): Scene {
+    const { store, time, hidden } = this.ctx;
+    return { title: `${this.root.dataset.name ?? ""} ${c.key.slice(1)}`.trim(), slots: c.lines, name: (slot) => store.device[slot], store, time, hidden };
+  }
 
   private csv(): void {
     const s = this.ctx.store;
