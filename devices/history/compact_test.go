@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -245,11 +246,11 @@ func (tb *table) compact(now time.Time) {
 func (tb *table) shape(series int32) string {
 	all := tb.chunks(series)
 	slices.SortFunc(all, func(a, b stored) int { return cmp.Compare(a.Start, b.Start) })
-	text := ""
+	var text strings.Builder
 	for _, c := range all {
-		text += fmt.Sprintf(" %d", c.N)
+		text.WriteString(fmt.Sprintf(" %d", c.N))
 	}
-	return text
+	return text.String()
 }
 
 func (tb *table) dirty() (n int) {
@@ -474,33 +475,33 @@ func TestPlan(t *testing.T) {
 			dirty[i] += int32(hours)
 		}
 		p := planUnit(&unit{day: floorDiv(day.UnixMilli(), dayMs), final: final, hours: dirty, there: there})
-		got := ""
+		var got strings.Builder
 		for _, r := range p.runs {
-			got += "run"
+			got.WriteString("run")
 			for _, h := range r.chunks {
-				got += fmt.Sprint(" ", h.N)
+				got.WriteString(fmt.Sprint(" ", h.N))
 			}
 			if r.move {
-				got += " moves"
+				got.WriteString(" moves")
 			}
 			if r.fresh {
-				got += " fresh"
+				got.WriteString(" fresh")
 			}
 			if r.hourly {
-				got += " hourly"
+				got.WriteString(" hourly")
 			}
-			got += "; "
+			got.WriteString("; ")
 		}
-		got += "kept"
+		got.WriteString("kept")
 		for _, h := range p.kept {
-			got += fmt.Sprint(" ", h.N)
+			got.WriteString(fmt.Sprint(" ", h.N))
 		}
-		got += fmt.Sprint("; hours ", len(p.hours))
+		got.WriteString(fmt.Sprint("; hours ", len(p.hours)))
 		if p.mark {
-			got += "; mark"
+			got.WriteString("; mark")
 		}
-		if got != want {
-			t.Errorf("%s, want %s", got, want)
+		if got.String() != want {
+			t.Errorf("%s, want %s", got.String(), want)
 		}
 	}
 	const big = maxOverlap/2 + 1

@@ -47,17 +47,18 @@ func (tb *table) forget(series int32, before time.Time) {
 	}
 }
 
-func days(n int) *int { return &n }
+//go:fix inline
+func days(n int) *int { return new(n) }
 
 func TestRetention(t *testing.T) {
 	tb := newTable(t)
 	ctx := t.Context()
 	now := time.Date(2026, 11, 20, 15, 0, 0, 0, time.UTC)
 	tb.s.c.Retention = 30 * 24 * time.Hour
-	tb.group("plant1", days(10))
+	tb.group("plant1", new(10))
 	tb.group("plant1/line1", nil)
-	tb.group("plant1/line2", days(3))
-	tb.group("plant2", days(0))
+	tb.group("plant1/line2", new(3))
+	tb.group("plant2", new(0))
 	want := map[devices.ID]int{}
 	device := func(id devices.ID, keeps int, groups ...devices.GroupPath) int32 {
 		tb.device(id, groups...)
@@ -90,7 +91,7 @@ func TestRetention(t *testing.T) {
 	if err != nil || lost.Samples != 11*1334 || lost.Bytes < 22*rowBytes || lost.Oldest != now.Truncate(24*time.Hour).AddDate(0, 0, -55).Add(-time.Hour).UnixMilli() {
 		t.Errorf("lost %+v, %v", lost, err)
 	}
-	if lost, err = tb.s.LostByRetention(ctx, "plant1", days(11)); err != nil || lost.Samples != 0 {
+	if lost, err = tb.s.LostByRetention(ctx, "plant1", new(11)); err != nil || lost.Samples != 0 {
 		t.Errorf("lost by a longer one: %+v, %v", lost, err)
 	}
 
