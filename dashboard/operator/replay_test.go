@@ -16,7 +16,7 @@ func TestReplay(t *testing.T) {
 	s.before = 2 * time.Hour
 	s.run(t)
 	// A spike of one sample between two others, and a device that spoke once, was silent for 40 minutes, and spoke again.
-	spike := time.Now().Add(-20 * time.Minute).Truncate(time.Second).UnixMilli() + 437
+	spike := time.Now().Add(-20*time.Minute).Truncate(time.Second).UnixMilli() + 437
 	id, _ := s.catalog.Device("press-2").Series([]byte("pressure"), devices.Float)
 	s.past.add([]devices.Sample{{Series: id, At: spike, Value: 42}})
 	quiet := time.Now().Add(-90 * time.Minute).Truncate(time.Minute)
