@@ -47,9 +47,6 @@ func (tb *table) forget(series int32, before time.Time) {
 	}
 }
 
-//go:fix inline
-func days(n int) *int { return new(n) }
-
 func TestRetention(t *testing.T) {
 	tb := newTable(t)
 	ctx := t.Context()
