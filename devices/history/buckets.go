@@ -4,25 +4,78 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 
 	"millrace/devices"
 )
 
-// Buckets asks for at most q.Buckets buckets of each series and calls each with those of one after the other; also of one that has none. The buckets are each's only until it
-// returns. Its error ends the query. What was measured in the last moments is in it, see Seam.
+// Buckets asks for at most q.Buckets buckets of each series and calls each with those of one after the other; also of one that has none. The buckets are each's to keep; it is not called
+// concurrently. Its error ends the query. What was measured in the last moments is in it, see Seam.
 func (s *Store) Buckets(ctx context.Context, q devices.HistoryQuery, each func(id devices.SeriesID, buckets []devices.Bucket) error) error {
 	width := BucketWidth(q)
 	if width == 0 {
 		return fmt.Errorf("no buckets are asked for, or no time: %w", devices.ErrInvalid)
 	}
-	b := bucketer{width: width}
-	return s.query(ctx, q, width, func(_ context.Context, id devices.SeriesID, read func(sink) error) error {
-		b.buckets = b.buckets[:0]
+	var done turns
+	return s.query(ctx, q, width, true, func(i int, read func(sink) error) error {
+		b := bucketer{width: width}
 		if err := read(&b); err != nil {
+			done.end()
 			return err
 		}
-		return each(id, b.buckets)
+		return done.take(i, func() error { return each(q.Series[i], b.buckets) })
 	})
+}
+
+// turns puts what several goroutines have ready into order.
+type turns struct {
+	mu    sync.Mutex
+	next  int
+	ended bool
+	later map[int]chan struct{} // who waits for their turn
+}
+
+// take calls f when all turns before the i-th are over. It is errOver where one of these failed.
+func (t *turns) take(i int, f func() error) error {
+	t.mu.Lock()
+	if t.next < i && !t.ended {
+		turn := make(chan struct{})
+		if t.later == nil {
+			t.later = map[int]chan struct{}{}
+		}
+		t.later[i] = turn
+		t.mu.Unlock()
+		<-turn
+		t.mu.Lock()
+	}
+	ended := t.ended
+	t.mu.Unlock()
+	if ended {
+		return errOver
+	}
+	if err := f(); err != nil {
+		t.end()
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.next = i + 1
+	if turn := t.later[t.next]; turn != nil {
+		delete(t.later, t.next)
+		close(turn)
+	}
+	return nil
+}
+
+// end ends all turns.
+func (t *turns) end() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.ended = true
+	for i, turn := range t.later {
+		delete(t.later, i)
+		close(turn)
+	}
 }
 
 // bucketer is a sink that fills buckets.

@@ -45,6 +45,8 @@ type Store struct {
 	writer atomic.Pointer[Writer] // nil: nothing is being recorded
 	seam   atomic.Pointer[Seam]
 
+	besides chan struct{} // connections that read along with a query's own
+
 	upkeep upkeep
 	space  space
 
@@ -67,7 +69,7 @@ func New(pool *pgxpool.Pool, cat *catalog.Catalog, c Config, log *slog.Logger) *
 	if c.Pending <= 0 {
 		c.Pending = 1_000_000
 	}
-	return &Store{pool: pool, catalog: cat, c: c, log: log, space: space{busy: make(chan struct{}, 1)}}
+	return &Store{pool: pool, catalog: cat, c: c, log: log, space: space{busy: make(chan struct{}, 1)}, besides: make(chan struct{}, besides)}
 }
 
 // Follow gives the store what tells it that the Writer is as far as the live reader.

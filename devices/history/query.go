@@ -3,11 +3,15 @@ package history
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
+	"sync/atomic"
+	"time"
 
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
 
 	"millrace/devices"
 	"millrace/devices/history/chunk"
@@ -73,8 +77,21 @@ type sink interface {
 	samples(r *Run, from, to int) error
 }
 
-// query reads series by series in one snapshot of the database, so that no background work changes the answer midway.
-func (s *Store) query(ctx context.Context, q devices.HistoryQuery, width int64, each func(ctx context.Context, id devices.SeriesID, read func(sink) error) error) error {
+// besides is how many connections may read along with those that have a query, all queries together: the pool has others to serve.
+const (
+	besides     = 2
+	besidesWait = 20 * time.Millisecond // for a connection
+)
+
+// errOver ends what reads along without being why the query fails.
+var errOver = errors.New("another part of the query has failed")
+
+// snapshot is what a query's transactions see: one state of the database, so that no background work changes the answer midway.
+var snapshot = pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
+
+// query calls each with the place in q.Series of one series after the other and with what reads that one. If along is set, connections that are free read
+// other series meanwhile: then each is called on several goroutines, though for every series only when all before it have been begun.
+func (s *Store) query(ctx context.Context, q devices.HistoryQuery, width int64, along bool, each func(i int, read func(sink) error) error) error {
 	if q.From < MinTime || q.To > MaxTime || q.From > q.To {
 		return fmt.Errorf("from %d to %d is no time: %w", q.From, q.To, devices.ErrInvalid)
 	}
@@ -84,14 +101,55 @@ func (s *Store) query(ctx context.Context, q devices.HistoryQuery, width int64, 
 	if err != nil {
 		return err
 	}
-	err = pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-		for i, id := range q.Series {
+	var begun atomic.Int64
+	work := func(ctx context.Context, tx pgx.Tx) error {
+		for {
+			i := int(begun.Add(1)) - 1
+			if i >= len(q.Series) {
+				return nil
+			}
 			r := reading{store: s, tx: tx, series: ids[i], from: q.From, to: q.To, width: width, head: hourly(heads[i])}
-			if err := each(ctx, id, func(to sink) error { return r.run(ctx, to) }); err != nil {
+			switch err := each(i, func(to sink) error { return r.run(ctx, to) }); {
+			case errors.Is(err, errOver):
+				return nil
+			case err != nil:
 				return err
 			}
 		}
-		return nil
+	}
+	err = pgx.BeginTxFunc(ctx, s.pool, snapshot, func(tx pgx.Tx) error {
+		if !along || len(q.Series) < 2 {
+			return work(ctx, tx)
+		}
+		var name string
+		if err := tx.QueryRow(ctx, `select pg_export_snapshot()`).Scan(&name); err != nil {
+			return err
+		}
+		g, ctx := errgroup.WithContext(ctx)
+		g.Go(func() error { return work(ctx, tx) })
+		for range min(besides, len(q.Series)-1) {
+			select {
+			case s.besides <- struct{}{}:
+				g.Go(func() error {
+					defer func() { <-s.besides }()
+					soon, cancel := context.WithTimeout(ctx, besidesWait)
+					conn, err := s.pool.Acquire(soon)
+					cancel()
+					if err != nil {
+						return nil // it goes without
+					}
+					defer conn.Release()
+					return pgx.BeginTxFunc(ctx, conn, snapshot, func(tx pgx.Tx) error {
+						if _, err := tx.Exec(ctx, `set transaction snapshot '`+name+`'`); err != nil { // takes no parameter; the name is the server's
+							return err
+						}
+						return work(ctx, tx)
+					})
+				})
+			default: // others read along
+			}
+		}
+		return g.Wait()
 	})
 	if err != nil {
 		return fmt.Errorf("history: %w", pgerr.Domain(err))

@@ -3,6 +3,7 @@ package history
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -272,5 +273,41 @@ func TestQueryOfCorruptChunk(t *testing.T) {
 		return nil
 	}); err != nil || !slices.Equal(got, []float64{0, 2}) {
 		t.Errorf("got %v, %v", got, err)
+	}
+}
+
+// Series that are read along come in the order in which they were asked for, and an error ends all and is the one that is told.
+func TestManySeries(t *testing.T) {
+	f := newFixture(t, Config{})
+	w, _ := f.newWriter()
+	m := model{}
+	var ids []devices.SeriesID
+	var batch []devices.Sample
+	for n := range 40 {
+		ids = append(ids, f.series("a", fmt.Sprintf("m%d", n), devices.Float))
+		for i := range 100 {
+			batch = append(batch, devices.Sample{Series: ids[n], At: int64(i) * 1000, Value: float64(n*1000 + i)})
+		}
+	}
+	m.take(batch...)
+	f.send(w, batch...)
+	f.flush(w)
+	q := devices.HistoryQuery{Series: ids, From: 0, To: 100_000, Buckets: 10}
+	m.check(t, f.Store, q)
+	for stop := range ids {
+		at, failed := 0, errors.New("enough")
+		err := f.Buckets(t.Context(), q, func(id devices.SeriesID, _ []devices.Bucket) error {
+			if id != ids[at] {
+				t.Fatalf("series %d comes in place of %d", id, ids[at])
+			}
+			if at == stop {
+				return failed
+			}
+			at++
+			return nil
+		})
+		if !errors.Is(err, failed) || at != stop {
+			t.Fatalf("after %d series: %v", at, err)
+		}
 	}
 }

@@ -13,7 +13,8 @@ const sampleBatch = 4096
 // returns, and their Recv is 0. Its error ends the query. Memory does not grow with the number of samples.
 func (s *Store) Samples(ctx context.Context, q devices.HistoryQuery, each func(id devices.SeriesID, samples []devices.Sample) error) error {
 	var b sampler
-	return s.query(ctx, q, 0, func(_ context.Context, id devices.SeriesID, read func(sink) error) error {
+	return s.query(ctx, q, 0, false, func(i int, read func(sink) error) error {
+		id := q.Series[i]
 		b.id, b.batch, b.any = id, b.batch[:0], false
 		b.each = each
 		if err := read(&b); err != nil {
