@@ -329,7 +329,7 @@ func TestSummarize(t *testing.T) {
 func TestAllocations(t *testing.T) {
 	for name, g := range golden() {
 		dst := make([]byte, 0, 4096)
-		if n := testing.AllocsPerRun(100, func() { dst = Append(dst[:0], g.kind, g.columns) }); n > 0 {
+		if n := testing.AllocsPerRun(100, func() { dst = Append(dst[:0], g.kind, g.columns) }); n > 0 && !poolDrops {
 			t.Errorf("%s: Append allocates %v times", name, n)
 		}
 		var c Columns
@@ -339,7 +339,7 @@ func TestAllocations(t *testing.T) {
 			if err := Decode(data, g.kind, g.columns.Times[0], g.columns.Len(), &c); err != nil {
 				t.Fatal(err)
 			}
-		}); n > 0 && g.kind != devices.String {
+		}); n > 0 && !poolDrops && g.kind != devices.String {
 			t.Errorf("%s: Decode allocates %v times", name, n)
 		}
 	}
