@@ -79,6 +79,7 @@ func Register(r fiber.Router, d Deps) {
 	r.Get("/g", func(c *fiber.Ctx) error { return c.Redirect("/", fiber.StatusFound) })
 	r.Get("/g/*", signedIn(h.group))
 	r.Get("/devices/:id", signedIn(h.device))
+	r.Get("/trends", signedIn(h.trends))
 	r.Get("/account", signedIn(h.account))
 	r.Post("/account", signedIn(h.changePassword))
 }

@@ -150,7 +150,7 @@ func (s *site) LastValues(ids []devices.SeriesID) []operator.LastValue {
 
 // api answers what the scripts of the pages ask of the REST API; like that, it refuses parameters it does not know.
 func (s *site) api(r fiber.Router) {
-	known := map[string]string{"/api/v1/groups": " stats ", "/api/v1/devices": " limit q ", "/api/v1/history": " series from to buckets shape "}
+	known := map[string]string{"/api/v1/groups": " stats ", "/api/v1/devices": " limit q ", "/api/v1/history": " series from to buckets shape ", "/api/v1/series": " device metric q limit "}
 	r.Use("/api/v1", func(c *fiber.Ctx) error {
 		for name := range c.Queries() {
 			if !strings.Contains(known[c.Path()], " "+name+" ") {
@@ -170,6 +170,28 @@ func (s *site) api(r fiber.Router) {
 		}
 		if err != nil {
 			return err
+		}
+		return c.JSON(fiber.Map{"items": items, "next": nil})
+	})
+	r.Get("/api/v1/devices/:id", func(c *fiber.Ctx) error {
+		d, err := s.Device(c.UserContext(), auth.Caller(c), devices.ID(c.Params("id")))
+		if err != nil {
+			return err
+		}
+		return c.JSON(fiber.Map{"id": d.ID, "groups": d.Groups})
+	})
+	r.Get("/api/v1/series", func(c *fiber.Ctx) error {
+		items := []map[string]any{}
+		for _, d := range s.catalog.DevicesIn(devices.Site) {
+			for _, id := range d.AllSeries() {
+				v, groups, _ := s.catalog.Series(id)
+				name := string(v.Device) + "/" + v.Metric
+				if !auth.Caller(c).CanAny(devices.Viewer, groups) || !strings.Contains(name, c.Query("q")) || len(items) == 20 ||
+					c.Query("device", string(v.Device)) != string(v.Device) || c.Query("metric", v.Metric) != v.Metric {
+					continue
+				}
+				items = append(items, map[string]any{"device": v.Device, "metric": v.Metric, "kind": v.Kind.String(), "label": v.Label, "unit": v.Unit, "low": nil, "high": nil, "expectedIntervalMs": 0})
+			}
 		}
 		return c.JSON(fiber.Map{"items": items, "next": nil})
 	})

@@ -36,7 +36,7 @@ func main() {
 }
 
 // pages are the scripts that pages name; what they share is split into chunks.
-var pages = []string{"src/app.ts", "src/home.ts", "src/group.ts", "src/device.ts", "src/admin.ts", "src/css/app.css"}
+var pages = []string{"src/app.ts", "src/home.ts", "src/group.ts", "src/device.ts", "src/trend.ts", "src/admin.ts", "src/css/app.css"}
 
 func bundle(dist string) error {
 	if err := os.RemoveAll(dist); err != nil {

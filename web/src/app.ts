@@ -105,6 +105,8 @@ document.addEventListener("click", (e) => {
       setTimeout(() => (copy.textContent = before), 1500);
     });
   }
+  const focus = at.closest<HTMLElement>("[data-focus]");
+  if (focus) maybe(focus.dataset.focus!)?.focus();
   const opener = at.closest<HTMLElement>("[data-opens]");
   if (opener) (document.getElementById(opener.dataset.opens!) as HTMLDialogElement | null)?.showModal();
   if (at.closest("[data-closes]")) at.closest("dialog")?.close();

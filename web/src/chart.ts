@@ -16,6 +16,7 @@ import { Kind, type Store } from "./store";
 import type { Timeline } from "./timeline";
 import { Quality } from "./wire";
 
+export { LINES };
 const AXES = 4; // units with an axis of their own
 const HEIGHT = 168;
 const LANE = 24; // px of a strip of states; what one points at is not lower

@@ -25,13 +25,14 @@ export class Details {
           { "aria-labelledby": "details-title" },
           make("div", { class: "dialog-head" }, make("h2", { id: "details-title" })),
           make("div", { class: "dialog-body" }, make("dl", { class: "facts", id: "details-facts" })),
-          make("div", { class: "dialog-foot" }, make("a", { class: "button", id: "details-device" }, "Open device"), close),
+          make("div", { class: "dialog-foot" }, make("a", { class: "button", id: "details-device" }, "Open device"), make("a", { class: "button", id: "details-trends" }, "Open in trends"), close),
         ),
       );
     }
     this.slot = slot;
     $("details-facts").replaceChildren();
     setText($("details-title"), `${this.ctx.store.device[slot]} / ${this.ctx.store.metric[slot]}`);
+    $<HTMLAnchorElement>("details-trends").href = `/trends?series=${encodeURIComponent(this.ctx.store.device[slot])}/${encodeURIComponent(this.ctx.store.metric[slot])}`;
     $<HTMLAnchorElement>("details-device").href = "/devices/" + this.ctx.store.device[slot];
     this.fill();
     this.box.showModal();

@@ -2,7 +2,7 @@
 // (timeControls and scrubber in live.templ).
 import { moment, range, span, zone } from "./axis";
 import { $, maybe, setText } from "./dom";
-import { type Timeline, WINDOWS } from "./timeline";
+import { MOST, type Timeline, WINDOWS } from "./timeline";
 
 /** "Last 15 minutes", or the range with its zone. */
 export function timeText(time: Timeline): string {
@@ -121,13 +121,16 @@ export class TimeBar {
     const left = time.left();
     const right = time.right();
     if (!this.scrubbing) {
-      const end = Math.max(right, Math.min(time.clock(), right + 4.5 * time.window));
-      const begin = end - 10 * time.window;
+      // Ten windows around, but not back to before there were any.
+      const length = Math.min(10 * time.window, Math.max(2 * time.window, MOST));
+      const end = Math.max(right, Math.min(time.clock(), right + (length - time.window) / 2));
+      const begin = end - length;
       at!.min = String(Math.round(begin));
       at!.max = String(Math.round(end - time.window));
       at!.step = String(Math.max(1, Math.round(time.window / 200)));
-      setText($("scrub-begin"), moment(begin, time.window, 10 * time.window > 43_200_000));
-      setText($("scrub-end"), moment(end, time.window, 10 * time.window > 43_200_000));
+      at!.style.setProperty("--thumb", (100 * time.window) / length + "%");
+      setText($("scrub-begin"), moment(begin, length, length > 43_200_000));
+      setText($("scrub-end"), time.mode === "live" ? "now" : moment(end, length, length > 43_200_000));
     }
     at!.value = String(left);
     at!.setAttribute("aria-valuetext", range(left, right));

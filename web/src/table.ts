@@ -4,7 +4,7 @@ import { $, make, setText } from "./dom";
 import { age, byName, decimalsOf, number } from "./format";
 import type { Context } from "./chart";
 import type { Task } from "./paint";
-import { Kind, SPARK } from "./store";
+import { Kind, SPARK, type Store } from "./store";
 import { Quality } from "./wire";
 
 export type SortKey = "device" | "metric" | "value" | "age" | "quality";
@@ -28,6 +28,22 @@ interface Row {
   slot: number;
   version: number;
   sparked: number;
+}
+
+/** A value as text, without its unit. Its decimals are learned here, so only of what has been shown. */
+export function valueText(s: Store, slot: number): string {
+  if (s.t[slot] === 0) return "–";
+  switch (s.kind[slot]) {
+    case Kind.Bool:
+      return s.last[slot] ? "true" : "false";
+    case Kind.String:
+      return s.text[slot] || "–";
+    case Kind.Location:
+      return `${s.last[slot].toFixed(5)}, ${s.lon[slot].toFixed(5)}`;
+  }
+  const d = decimalsOf(s.last[slot]);
+  if (d > s.decimals[slot]) s.decimals[slot] = d;
+  return number(s.last[slot], s.decimals[slot]);
 }
 
 export class Table implements Task {
@@ -225,21 +241,9 @@ export class Table implements Task {
     return r;
   }
 
-  /** A value as text, without its unit. Its decimals are learned here, so only of what has been shown. */
+  /** A value as text, without its unit. */
   text(slot: number): string {
-    const s = this.ctx.store;
-    if (s.t[slot] === 0) return "–";
-    switch (s.kind[slot]) {
-      case Kind.Bool:
-        return s.last[slot] ? "true" : "false";
-      case Kind.String:
-        return s.text[slot] || "–";
-      case Kind.Location:
-        return `${s.last[slot].toFixed(5)}, ${s.lon[slot].toFixed(5)}`;
-    }
-    const d = decimalsOf(s.last[slot]);
-    if (d > s.decimals[slot]) s.decimals[slot] = d;
-    return number(s.last[slot], s.decimals[slot]);
+    return valueText(this.ctx.store, slot);
   }
 
   private paintRow(r: Row, slot: number, at: number, now: number): void {
