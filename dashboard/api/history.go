@@ -56,9 +56,8 @@ func (a *API) history(c *fiber.Ctx) error {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.UserContext()), historyTime)
-	body, err := stream(func(w io.Writer) error {
+	body, err := stream(cancel, func(w io.Writer) error {
 		defer func() { <-a.asked }()
-		defer cancel()
 		return a.writeHistory(ctx, w, r)
 	})
 	if err != nil {
@@ -70,7 +69,7 @@ func (a *API) history(c *fiber.Ctx) error {
 		c.Set(fiber.HeaderContentType, "text/csv; charset=utf-8")
 		c.Set(fiber.HeaderContentDisposition, `attachment; filename="history.csv"`)
 	}
-	c.Context().SetBodyStream(body, -1) // is closed when the client has left, which ends the query
+	c.Context().SetBodyStream(body, -1) // is closed when all is written and when the client has left
 	return nil
 }
 
@@ -86,13 +85,14 @@ func (a *API) historyTurn(ctx context.Context) error {
 	}
 }
 
-// stream runs write in the background and returns what it writes, as a body that tells write to end when it is closed early. An error before
+// stream runs write in the background and returns what it writes, as a body; closing that calls cancel, as the end of write does. An error before
 // historyHeld bytes are written is returned; a later one ends the body with it.
-func stream(write func(io.Writer) error) (io.ReadCloser, error) {
+func stream(cancel func(), write func(io.Writer) error) (io.ReadCloser, error) {
 	pr, pw := io.Pipe()
 	held := &holdBack{begun: make(chan struct{}), w: pw}
 	done := make(chan error, 1)
 	go func() {
+		defer cancel()
 		w := bufio.NewWriterSize(held, historyHeld)
 		err := write(w)
 		done <- err // before the last bytes, which nobody may be reading yet
@@ -108,7 +108,18 @@ func stream(write func(io.Writer) error) (io.ReadCloser, error) {
 		}
 	case <-held.begun:
 	}
-	return pr, nil
+	return cancelling{pr, cancel}, nil
+}
+
+// cancelling is a body whose reader may leave while nothing is being written.
+type cancelling struct {
+	*io.PipeReader
+	cancel func()
+}
+
+func (c cancelling) Close() error {
+	c.cancel()
+	return c.PipeReader.Close()
 }
 
 // holdBack tells of the first write.

@@ -11,7 +11,7 @@ import (
 	"millrace/devices"
 )
 
-// writeHistory answers r. It holds no more in memory than the buckets of one series.
+// writeHistory answers r. It holds no more in memory than the buckets of a few series.
 func (a *API) writeHistory(ctx context.Context, w io.Writer, r historyRequest) error {
 	if r.format == "csv" {
 		return a.writeCSV(ctx, w, r)
