@@ -64,7 +64,7 @@ bench: ## the budgets, and what this machine measured
 	go run ./scripts/bench
 
 testdb: ## a PostgreSQL shell on the private database of ./data
-	@PGHOST=$$(realpath data)/postgres psql -d millrace
+	@psql -h "$$(realpath data)/postgres/socket" -U millrace -d postgres
 
 vuln: ## known vulnerabilities in what we depend on (needs their database)
 	go tool govulncheck ./...
