@@ -196,10 +196,7 @@ func TestTime(t *testing.T) {
 	eventually(t, ctx, "live again", `millrace.time.mode === "live"`)
 	do(t, ctx, chromedp.KeyEvent(" "))
 	eventually(t, ctx, "paused", `document.getElementById("conn-text").textContent === "Paused" && document.getElementById("values-title").textContent.startsWith("Values at")`)
-	// The wheel also went into the table: a row half below its head is no target for a moment.
-	do(t, ctx, js(`document.querySelectorAll("*").forEach(e => { e.scrollTop = 0; })`))
-	eventually(t, ctx, "at the top", `![...document.querySelectorAll("*")].some(e => e.scrollTop > 0)`)
-	axe(t, ctx, "paused")
+	axe(t, ctx, "paused", ".live-bar") // the wheel also went into the table: a row half below its head is no target for a moment
 	do(t, ctx, js(`document.getElementById("pause").click()`), js(`document.querySelector("#time-menu summary").click()`))
 	eventually(t, ctx, "the picker", `document.getElementById("time-from").value !== ""`)
 	axe(t, ctx, "range picker", ".live-bar") // what it covers is not to be reached meanwhile
