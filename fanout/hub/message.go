@@ -35,6 +35,7 @@ type Message struct {
 	QoS      byte          // of an MQTT publisher; others 0
 
 	kept    time.Time // until when, if TTL is set
+	control []byte    // in place of all else: a frame of the protocol's own
 	encoded [Slots]atomic.Pointer[[]byte]
 }
 
