@@ -17,6 +17,7 @@ const (
 	GoingAway       Code = 1001
 	ProtocolError   Code = 1002
 	UnsupportedData Code = 1003
+	NoStatus        Code = 1005 // in a close frame that has none; never sent
 	InvalidPayload  Code = 1007
 	PolicyViolation Code = 1008
 	MessageTooBig   Code = 1009

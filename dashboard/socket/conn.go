@@ -48,6 +48,9 @@ type Conn struct {
 	heard  atomic.Int64 // Unix seconds of the last byte read
 	pinged int64        // Unix seconds of the last ping asked for; the keep-alive's own
 	peer   bool         // the peer has sent its close frame; the reading goroutine's own
+	said   Code         // with peer: its code, NoStatus without one
+	text   string       // with peer: its reason
+	alive  atomic.Int64 // seconds between pings if set by KeepAlive
 
 	session Session
 	writers sync.WaitGroup // the writing goroutine, while there is one
@@ -68,6 +71,29 @@ type Conn struct {
 
 // Wake makes the writing goroutine look again for what is due. It never blocks.
 func (c *Conn) Wake() { c.rouse(true) }
+
+// KeepAlive sets how long the connection may be quiet until it is sent a ping, in place of 30 s; it is dead after three times that,
+// and at least a minute.
+func (c *Conn) KeepAlive(d time.Duration) { c.alive.Store(int64(max(d, time.Second) / time.Second)) }
+
+// pingAfter is in seconds.
+func (c *Conn) pingAfter() int64 {
+	if s := c.alive.Load(); s > 0 {
+		return s
+	}
+	return int64(pingAfter / time.Second)
+}
+
+func (c *Conn) deadAfter() time.Duration {
+	if s := c.alive.Load(); s > 0 {
+		return max(3*time.Duration(s)*time.Second, time.Minute)
+	}
+	return deadAfter
+}
+
+// PeerClosed is the code and reason of the peer's close frame; NoStatus if it gave none, and false if there was no close frame. It is
+// for Session.End.
+func (c *Conn) PeerClosed() (code Code, reason string, ok bool) { return c.said, c.text, c.peer }
 
 // rouse tells the writing goroutine, or starts it: a connection that has had nothing to say for a while has none, which saves its stack.
 func (c *Conn) rouse(busy bool) {
@@ -268,8 +294,8 @@ func (c *Conn) read() {
 		c.heard.Store(time.Now().Unix())
 		return nil
 	})
-	c.ws.SetCloseHandler(func(code int, _ string) error {
-		c.peer = true
+	c.ws.SetCloseHandler(func(code int, text string) error {
+		c.peer, c.said, c.text = true, Code(code), text
 		if code == websocket.CloseNoStatusReceived {
 			code = int(Normal)
 		}

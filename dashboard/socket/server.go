@@ -7,6 +7,7 @@
 package socket
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -46,6 +47,8 @@ type Config struct {
 	Subprotocols []string // accepted ones; a client that names none at all gets the first
 	MaxMessage   int64    // of the client, in bytes
 	MaxConns     int      // connections at a time; more are refused with 503. 0: no limit
+
+	Sweep time.Duration // between looks for who needs a ping or is dead; 0: 10 s
 }
 
 // A Server upgrades requests and looks after their connections. Run must run for keep-alive to work.
@@ -67,7 +70,6 @@ type Server struct {
 func New(c Config, log *slog.Logger) *Server {
 	s := &Server{c: c, log: log, conns: map[*Conn]struct{}{}, empty: make(chan struct{})}
 	s.upgrade = websocket.New(s.accept, websocket.Config{
-		Subprotocols:    c.Subprotocols,
 		ReadBufferSize:  256,
 		WriteBufferSize: 256,
 		WriteBufferPool: &sync.Pool{},
@@ -91,10 +93,38 @@ func (s *Server) Upgrade(c *fiber.Ctx, open func(*Conn) Session) error {
 	if c.Get("Sec-Websocket-Key") == "" {
 		return devices.Invalid("Sec-WebSocket-Key", "is missing")
 	}
-	if offered := c.Get("Sec-Websocket-Protocol"); offered != "" {
-		if !slices.ContainsFunc(strings.Split(offered, ","), func(p string) bool { return slices.Contains(s.c.Subprotocols, strings.TrimSpace(p)) }) {
-			return devices.Invalid("Sec-WebSocket-Protocol", "offer %s", strings.Join(s.c.Subprotocols, " or "))
+	offered := Offered(c)
+	i := slices.IndexFunc(s.c.Subprotocols, func(p string) bool { return slices.Contains(offered, p) })
+	if i < 0 && len(offered) > 0 {
+		return devices.Invalid("Sec-WebSocket-Protocol", "offer %s", strings.Join(s.c.Subprotocols, " or "))
+	}
+	subprotocol := ""
+	if i >= 0 {
+		subprotocol = s.c.Subprotocols[i]
+	}
+	return s.UpgradeAs(c, subprotocol, open)
+}
+
+// IsUpgrade reports whether a request is a WebSocket handshake.
+func IsUpgrade(c *fiber.Ctx) bool {
+	return websocket.IsWebSocketUpgrade(c) && c.Get("Sec-Websocket-Version") == "13" && c.Get("Sec-Websocket-Key") != ""
+}
+
+// Offered are the subprotocols that a handshake offers, in its order and spelling.
+func Offered(c *fiber.Ctx) []string {
+	var all []string
+	for p := range strings.SplitSeq(c.Get("Sec-Websocket-Protocol"), ",") {
+		if p = strings.TrimSpace(p); p != "" {
+			all = append(all, p)
 		}
+	}
+	return all
+}
+
+// UpgradeAs is Upgrade for a caller that has looked at the handshake (IsUpgrade) and chosen the subprotocol; "": none.
+func (s *Server) UpgradeAs(c *fiber.Ctx, subprotocol string, open func(*Conn) Session) error {
+	if subprotocol != "" {
+		c.Set("Sec-WebSocket-Protocol", subprotocol)
 	}
 	s.mu.Lock()
 	refused := s.stopped || s.c.MaxConns > 0 && len(s.conns) >= s.c.MaxConns
@@ -195,7 +225,7 @@ func (s *Server) recovered(p any) bool {
 
 // Run keeps connections alive until ctx ends; it closes none then, see Shutdown.
 func (s *Server) Run(ctx context.Context) error {
-	tick := time.NewTicker(sweepEvery)
+	tick := time.NewTicker(cmp.Or(s.c.Sweep, sweepEvery))
 	defer tick.Stop()
 	for {
 		select {
@@ -212,20 +242,20 @@ func (s *Server) sweep(now time.Time, tcpHeard func(net.Conn) (ago time.Duration
 	var quiet []*Conn
 	s.mu.Lock()
 	for c := range s.conns {
-		if now.Unix()-c.heard.Load() >= int64(pingAfter/time.Second) {
+		if now.Unix()-c.heard.Load() >= c.pingAfter() {
 			quiet = append(quiet, c)
 		}
 	}
 	s.mu.Unlock()
 	for _, c := range quiet {
-		if now.Unix()-c.heard.Load() >= int64(deadAfter/time.Second) {
-			if ago, ok := tcpHeard(c.net); !ok || ago >= deadAfter {
+		if dead := c.deadAfter(); now.Unix()-c.heard.Load() >= int64(dead/time.Second) {
+			if ago, ok := tcpHeard(c.net); !ok || ago >= dead {
 				s.died.Add(1)
 				c.hangup()
 				continue
 			}
 		}
-		if now.Unix()-c.pinged < int64(pingAfter/time.Second) {
+		if now.Unix()-c.pinged < c.pingAfter() {
 			continue
 		}
 		c.pinged = now.Unix()

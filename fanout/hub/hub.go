@@ -59,6 +59,9 @@ func (h *Hub) Connect(spec Spec, t Transport) (*Conn, error) {
 		}
 		h.users[spec.User][c] = struct{}{}
 	}
+	if s.observer != nil {
+		s.observer.Connected(c)
+	}
 	for _, g := range spec.Groups {
 		h.add(c, g)
 	}

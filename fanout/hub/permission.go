@@ -122,6 +122,13 @@ func (c *Conn) Allowed(p Permission, group string) bool {
 	return c.permissions[p].allowed(group)
 }
 
+// AllowedAll reports whether a permission holds for every group that is not named.
+func (c *Conn) AllowedAll(p Permission) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.permissions[p].all
+}
+
 // Grant gives a permission for a group, "" for all. ErrRules when there are too many.
 func (c *Conn) Grant(p Permission, group string) error { return c.permit(p, group, true) }
 

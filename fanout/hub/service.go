@@ -53,6 +53,7 @@ func (c *Config) Validate() error {
 // An Observer hears what happens to connections, in order for each. It is called with the hub locked: it must not block and not call
 // the hub; of the connection it may ask for what it is.
 type Observer interface {
+	Connected(c *Conn) // before it joins the groups that it is in from the beginning
 	Joined(c *Conn, group string)
 	Left(c *Conn, group string) // not for the groups that a connection is in when it ends
 	Ended(c *Conn, reason string)
