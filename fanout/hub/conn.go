@@ -31,8 +31,9 @@ type Spec struct {
 	Window   time.Duration // how long it may be without one; 0: Config's
 	Groups   []string      // that it is in from the beginning
 	Roles    []string
-	Value    any    // for the owner
-	First    []byte // a control frame that is due before all else
+	Value    any     // for the owner
+	State    *string // what handlers keep with it
+	First    []byte  // a control frame that is due before all else
 }
 
 // Closed is why a connection has ended.
@@ -415,6 +416,11 @@ func (c *Conn) Resume(t Transport, frame []byte) error {
 // Close ends the connection for good.
 func (c *Conn) Close(code int, reason string) {
 	c.end(Closed{Code: code, Reason: reason}, nil)
+}
+
+// CloseBy is Close, unless another transport has taken the place of t.
+func (c *Conn) CloseBy(t Transport, code int, reason string) {
+	c.end(Closed{Code: code, Reason: reason}, func() bool { return c.transport == t })
 }
 
 // end ends the connection, if the condition holds still (nil: always). Only the first call counts.

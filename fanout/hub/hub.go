@@ -45,7 +45,7 @@ func (h *Hub) Connect(spec Spec, t Transport) (*Conn, error) {
 	if spec.Window == 0 {
 		spec.Window = s.c.Window
 	}
-	c := &Conn{hub: h, spec: spec, transport: t, permissions: permissionsOf(spec.Roles), groups: map[string]*member{}}
+	c := &Conn{hub: h, spec: spec, transport: t, permissions: permissionsOf(spec.Roles), state: spec.State, groups: map[string]*member{}}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.conns[spec.ID] != nil {
