@@ -53,6 +53,7 @@ const (
 	DevicesChanged Topic = "devices" // Change.Devices names them: created, edited, deleted, credentials, series settings
 	GroupsChanged  Topic = "groups"  // groups, or settings of metrics
 	AccessChanged  Topic = "access"  // users, tokens, bindings
+	HubsChanged    Topic = "hubs"    // settings of Web PubSub: not the catalog's, its owner hears of it from the store
 )
 
 // A Change names what is to be read again.

@@ -67,6 +67,8 @@ func (c *Catalog) Refresh(ctx context.Context, ch Change) error {
 		}
 		c.access.Store(newAccess(a, c.access.Load()))
 		e.Access = true
+	case HubsChanged:
+		return nil
 	default:
 		return fmt.Errorf("refresh: unknown topic %q", ch.Topic)
 	}
