@@ -47,13 +47,13 @@ var drawing = map[string][]string{
 	"dashboard/webpubsub/event":     {"devices/hubs", "fanout/hub"},
 	"dashboard/webpubsub/telemetry": {"devices", "fanout", "fanout/hub", "fanout/wire"},
 	"dashboard/webpubsub":           {"dashboard/auth", "dashboard/socket", "dashboard/webpubsub/access", "dashboard/webpubsub/event", "dashboard/webpubsub/filter", "dashboard/webpubsub/protocol", "dashboard/webpubsub/telemetry", "devices", "devices/hubs", "fanout/hub"},
-	"dashboard/operator":      {"devices", "devices/catalog", "devices/inventory", "dashboard/auth", "dashboard/pages", "web"},
-	"dashboard/admin":         {"devices", "devices/catalog", "devices/inventory", "dashboard/auth", "dashboard/pages", "dashboard/operator", "web"},
-	"dashboard":               {"devices", "dashboard/api", "dashboard/auth", "dashboard/live", "dashboard/socket", "dashboard/pages", "dashboard/operator", "dashboard/admin", "web"},
-	"web":                     {},
-	"cmd/internal/client":     {"devices"},
-	"cmd/millrace/fleet":      {"devices"},
-	"cmd/loadgen":             {"devices", "cmd/internal/client"},
+	"dashboard/operator":            {"devices", "devices/catalog", "devices/inventory", "dashboard/auth", "dashboard/pages", "web"},
+	"dashboard/admin":               {"devices", "devices/catalog", "devices/inventory", "dashboard/auth", "dashboard/pages", "dashboard/operator", "web"},
+	"dashboard":                     {"devices", "dashboard/api", "dashboard/auth", "dashboard/live", "dashboard/socket", "dashboard/pages", "dashboard/operator", "dashboard/admin", "web"},
+	"web":                           {},
+	"cmd/internal/client":           {"devices"},
+	"cmd/millrace/fleet":            {"devices"},
+	"cmd/loadgen":                   {"devices", "cmd/internal/client"},
 }
 
 // everything may import all of ours: the programs that join the parts, tools, and tests of the whole.
