@@ -54,10 +54,17 @@ type Check struct {
 	OK   func(ctx context.Context) error
 }
 
+// Sockets are connections that outlive their request.
+type Sockets interface {
+	Run(ctx context.Context) error
+	Shutdown(ctx context.Context) error // tells clients to come back, and waits until they have gone
+}
+
 // Deps are the parts that the app puts together. Live and the functions may be nil.
 type Deps struct {
 	Auth      *auth.Auth
 	Live      *live.Handler
+	Sockets   Sockets              // further connections that outlive their request
 	Register  []func(fiber.Router) // API, intake, pages: in this order
 	Checks    []Check
 	Metrics   http.Handler
@@ -112,6 +119,8 @@ func New(c Config, d Deps, log *slog.Logger) *App {
 func (a *App) limits(h *fasthttp.RequestHeader) (r fasthttp.RequestConfig) {
 	path, _, _ := strings.Cut(string(h.RequestURI()), "?")
 	switch {
+	case strings.HasPrefix(path, "/client"):
+		r.WriteTimeout = 5 * time.Minute // a connect handler may take its time
 	case strings.HasSuffix(path, "/stream") && strings.HasPrefix(path, "/api/v1/groups/"):
 		r.WriteTimeout = 10 * 365 * 24 * time.Hour
 	case path == "/api/v1/history":
@@ -238,6 +247,9 @@ func (a *App) Run(ctx context.Context) error {
 	if a.d.Live != nil {
 		parts.Go(func() { _ = a.d.Live.Run(hold) })
 	}
+	if a.d.Sockets != nil {
+		parts.Go(func() { _ = a.d.Sockets.Run(hold) })
+	}
 	select {
 	case err := <-served:
 		return fmt.Errorf("HTTP server: %w", err)
@@ -258,6 +270,9 @@ func (a *App) Shutdown(ctx context.Context) error {
 	var err error
 	if a.d.Live != nil {
 		err = a.d.Live.Shutdown(ctx)
+	}
+	if a.d.Sockets != nil {
+		err = errors.Join(err, a.d.Sockets.Shutdown(ctx))
 	}
 	return errors.Join(err, a.fiber.ShutdownWithContext(ctx))
 }

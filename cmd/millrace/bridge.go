@@ -14,6 +14,7 @@ import (
 	"millrace/dashboard/pages"
 	"millrace/devices"
 	"millrace/devices/catalog"
+	"millrace/devices/hubs"
 	"millrace/devices/postgres"
 	"millrace/fanout"
 	"millrace/ingest"
@@ -109,8 +110,17 @@ func (b *bridge) restore(values []devices.LastValue) {
 }
 
 // listen keeps the catalog as other processes change the inventory, until ctx ends.
-func (b *bridge) listen(ctx context.Context, store *postgres.Store, log *slog.Logger) error {
+func (b *bridge) listen(ctx context.Context, store *postgres.Store, settings *hubs.Registry, log *slog.Logger) error {
+	loadHubs := func() {
+		if err := settings.Load(ctx); err != nil && ctx.Err() == nil {
+			log.Warn("settings of Web PubSub not read; they are when the connection is made again", "err", err)
+		}
+	}
 	return store.Listen(ctx, log, func(ch catalog.Change) {
+		if ch.Topic == catalog.HubsChanged {
+			loadHubs()
+			return
+		}
 		if err := b.catalog.Refresh(ctx, ch); err != nil && ctx.Err() == nil {
 			log.Warn("a change of the inventory was not read; it is when the connection is made again", "topic", ch.Topic, "err", err)
 		}
@@ -118,6 +128,7 @@ func (b *bridge) listen(ctx context.Context, store *postgres.Store, log *slog.Lo
 		if err := b.catalog.Load(ctx); err != nil && ctx.Err() == nil {
 			log.Warn("inventory not read", "err", err)
 		}
+		loadHubs()
 	})
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"millrace/dashboard"
 	"millrace/dashboard/live"
+	"millrace/dashboard/webpubsub"
 	"millrace/devices/catalog"
 	"millrace/devices/history"
 	"millrace/ingest"
@@ -42,6 +43,7 @@ type Listen struct {
 	MQTT     broker.Config    `embed:"" prefix:"mqtt-"`
 	HTTP     dashboard.Config `embed:"" prefix:"http-"`
 	Live     live.Config      `embed:"" prefix:"live-"`
+	PubSub   webpubsub.Config `embed:"" prefix:"webpubsub-"`
 }
 
 // Storage is where the server keeps what it must not lose; migrate, token and user need it as well.
@@ -67,6 +69,7 @@ type Access struct {
 	AdminEmail    string   `name:"admin-email" default:"admin@localhost" help:"E-mail of the first admin, made when there is no user yet."`
 	AdminPassword string   `name:"admin-password" placeholder:"PASSWORD" help:"Password of the first admin. Without it one is made up and printed once. Better given as environment variable than as flag."`
 	AdminToken    string   `name:"admin-token" placeholder:"TOKEN" help:"An API token that may everything, for automation: at least 20 characters. It is in force as long as it is set."`
+	AccessKey     string   `name:"access-key" placeholder:"KEY" help:"Primary access key of Web PubSub, in place of the one that was made at the first start: at least 32 characters."`
 	Origins       []string `name:"origin" placeholder:"ORIGIN" help:"Further origins whose pages may act with the session cookie, such as https://millrace.example behind a proxy that changes Host."`
 	SecureCookies bool     `name:"secure-cookies" help:"Mark cookies as secure even if requests don't arrive over TLS, because a proxy ends it."`
 }

@@ -23,9 +23,12 @@ import (
 	"millrace/dashboard/auth"
 	"millrace/dashboard/live"
 	"millrace/dashboard/operator"
+	"millrace/dashboard/webpubsub"
+	"millrace/dashboard/webpubsub/event"
 	"millrace/devices"
 	"millrace/devices/catalog"
 	"millrace/devices/history"
+	"millrace/devices/hubs"
 	"millrace/devices/inventory"
 	"millrace/devices/postgres"
 	"millrace/fanout"
@@ -75,7 +78,12 @@ type server struct {
 	broker    *broker.Broker   // nil: off
 	sources   *mqtt.Subscriber // nil: no broker of somebody's
 	live      *live.Handler
-	app       *dashboard.App
+
+	hubs       *hubs.Registry
+	dispatcher *event.Dispatcher
+	endpoint   *webpubsub.Endpoint
+
+	app *dashboard.App
 
 	recorded atomic.Uint64 // position up to which last values are in the database
 	httpAddr net.Addr
@@ -126,6 +134,9 @@ func (s *server) run(ctx context.Context) (err error) {
 	if err := s.catalog.Load(ctx); err != nil {
 		return fmt.Errorf("inventory: %w", err)
 	}
+	if err := s.loadHubs(ctx); err != nil {
+		return err
+	}
 	password, err := s.bootstrap(ctx)
 	if err != nil {
 		return err
@@ -170,7 +181,9 @@ func (s *server) run(ctx context.Context) (err error) {
 	}
 
 	// From here on everything runs. Stages end in the order of the deferred calls: the last one first.
-	base.run("news of the inventory", func(ctx context.Context) error { return s.bridge.listen(ctx, s.store, s.log) })
+	base.run("news of the inventory", func(ctx context.Context) error { return s.bridge.listen(ctx, s.store, s.hubs, s.log) })
+	base.run("events of Web PubSub", s.dispatcher.Run)
+	defer s.followRights()()
 	viewing := newStage(ctx, failed)
 	defer viewing.stop()
 	viewing.run("engine", s.engine.Run)
@@ -270,6 +283,7 @@ func (s *server) drain() {
 func (s *server) doors(certificate *tls.Config) error {
 	a := auth.New(auth.Config{Origins: s.c.Access.Origins, Secure: s.c.Access.SecureCookies}, s.inventory, s.catalog)
 	s.live = live.New(s.c.Listen.Live, s.engine, s.catalog, a, s.log)
+	s.pubsub(a)
 	var err error
 	if !off(s.c.Listen.MQTT.Addr) || certificate != nil && !off(s.c.Listen.MQTT.TLSAddr) {
 		conf := s.c.Listen.MQTT
@@ -303,6 +317,8 @@ func (s *server) doors(certificate *tls.Config) error {
 	rests := api.New(api.Deps{Inventory: s.inventory, Catalog: s.catalog, History: s.history, Stats: s.bridge.groupStats, Rejects: s.bridge.apiRejects,
 		System: s.systemJSON})
 	register := []func(fiber.Router){
+		s.endpoint.Register,
+		func(r fiber.Router) { webpubsub.RegisterSettings(r, s.hubs) },
 		rests.Register,
 		func(r fiber.Router) {
 			rest.Register(r, s.pipeline, s.catalog, func(c *fiber.Ctx) *devices.Principal { return auth.Caller(c).Principal })
@@ -321,6 +337,7 @@ func (s *server) doors(certificate *tls.Config) error {
 	s.app = dashboard.New(s.c.Listen.HTTP, dashboard.Deps{
 		Auth:     a,
 		Live:     s.live,
+		Sockets:  s.endpoint,
 		Register: register,
 		Checks:   s.checks(),
 		Metrics:  s.metrics(),

@@ -31,9 +31,10 @@ type Spec struct {
 	Window   time.Duration // how long it may be without one; 0: Config's
 	Groups   []string      // that it is in from the beginning
 	Roles    []string
-	Value    any     // for the owner
-	State    *string // what handlers keep with it
-	First    []byte  // a control frame that is due before all else
+	Value    any                                   // for the owner
+	May      func(p Permission, group string) bool // decides in place of roles and grants; nil: they do
+	State    *string                               // what handlers keep with it
+	First    []byte                                // a control frame that is due before all else
 }
 
 // Closed is why a connection has ended.

@@ -46,15 +46,20 @@ func (d *Dispatcher) presence(c Client, name, group string) {
 }
 
 // Wants reports whether anybody wants to hear of a system event of a hub.
-func (d *Dispatcher) Wants(hubName, name string) bool {
+func (d *Dispatcher) Wants(hubName, name string) bool { return d.anybody(hubName, true, name) }
+
+// Takes reports whether anybody wants a user event of a hub.
+func (d *Dispatcher) Takes(hubName, name string) bool { return d.anybody(hubName, false, name) }
+
+func (d *Dispatcher) anybody(hubName string, system bool, name string) bool {
 	s := d.source.Hub(hubName)
 	for _, h := range s.Handlers {
-		if takes(h.UserEvents, h.SystemEvents, true, name) {
+		if takes(h.UserEvents, h.SystemEvents, system, name) {
 			return true
 		}
 	}
 	for _, l := range s.Listeners {
-		if takes(l.UserEvents, l.SystemEvents, true, name) {
+		if takes(l.UserEvents, l.SystemEvents, system, name) {
 			return true
 		}
 	}
