@@ -29,7 +29,3 @@ create table webpubsub_dead_letter (
 	body       bytea not null
 );
 create index on webpubsub_dead_letter (hub, id);
-
--- +goose Down
-
-drop table webpubsub_dead_letter, webpubsub_key, webpubsub_hub;
