@@ -15,12 +15,13 @@ import (
 	"millrace/devices"
 	"millrace/devices/catalog"
 	"millrace/devices/hubs"
+	"millrace/devices/postgres"
 	"millrace/ingest"
 )
 
 // pubsub makes what serves Web PubSub.
 func (s *server) pubsub(a *auth.Auth) {
-	s.dispatcher = event.New(s.c.Listen.PubSub.Handlers, s.hubs, s.store, s.spine.Publish, nil, s.log)
+	s.dispatcher = event.New(s.c.Listen.PubSub.Handlers, s.hubs, letterBox{s.store}, s.spine.Publish, nil, s.log)
 	s.endpoint = webpubsub.New(s.c.Listen.PubSub, webpubsub.Deps{
 		Settings: s.hubs,
 		Events:   s.dispatcher,
@@ -36,6 +37,12 @@ func (s *server) pubsub(a *auth.Auth) {
 		Measure: s.measure,
 	}, s.log)
 }
+
+// letterBox keeps dead letters in the database.
+type letterBox struct{ store *postgres.Store }
+
+// Add is event.DeadLetters.
+func (b letterBox) Add(ctx context.Context, l event.Letter) error { return b.store.AddLetter(ctx, l) }
 
 // loadHubs reads the settings of Web PubSub.
 func (s *server) loadHubs(ctx context.Context) error {

@@ -35,7 +35,7 @@ func (e *Endpoint) open(conn *socket.Conn, n *newcomer) socket.Session {
 	s := &session{e: e, conn: conn, codec: n.codec, mode: n.mode}
 	conn.KeepAlive(n.keep)
 	ctx, cancel := context.WithCancel(context.Background())
-	s.work = &work{ctx: ctx, cancel: cancel, slots: make(chan struct{}, maxEvents), invocations: map[string]context.CancelFunc{}}
+	s.work = &work{ctx: ctx, cancel: cancel, slots: make(chan struct{}, maxEvents), jar: n.jar, invocations: map[string]context.CancelFunc{}}
 	spec := hub.Spec{ID: n.id, User: n.user, Protocol: n.echo, Encoder: protocol.Simple, Groups: n.group, Roles: n.roles, Value: s.work, State: n.state, May: n.may}
 	if n.codec != nil {
 		spec.Encoder, spec.Reliable, spec.Protocol = n.codec, n.codec.Reliable(), n.codec.Name()
@@ -204,6 +204,9 @@ func clientOf(c *hub.Conn) event.Client {
 	if state, ok := c.State(); ok {
 		ec.State = &state
 	}
+	if w, ok := c.Value().(*work); ok {
+		ec.Cookies = w.jar
+	}
 	return ec
 }
 
@@ -247,6 +250,7 @@ type work struct {
 	ctx    context.Context // ends with the connection
 	cancel context.CancelFunc
 	slots  chan struct{}
+	jar    *event.Cookies // of its handlers
 
 	mu          sync.Mutex
 	queue       []func(context.Context)

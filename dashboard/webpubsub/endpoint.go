@@ -10,7 +10,10 @@ package webpubsub
 
 import (
 	"context"
+	"crypto/sha1"
 	"crypto/tls"
+	"encoding/hex"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -53,7 +56,7 @@ type Events interface {
 	Connect(ctx context.Context, r *event.ConnectRequest) (*event.ConnectAnswer, error)
 	User(ctx context.Context, c event.Client, name string, data hub.Data, metadata map[string]string) (*event.Answer, error)
 	Connected(c event.Client)
-	Disconnected(c event.Client, reason *string, mqtt any)
+	Disconnected(c event.Client, reason *string, mqtt *event.MQTTDisconnect)
 	Joined(c event.Client, group string)
 	Left(c event.Client, group string)
 	Wants(hub, name string) bool // a system event
@@ -266,15 +269,16 @@ type newcomer struct {
 	codec protocol.Codec // nil: a simple client
 	mode  mode
 	keep  time.Duration
+	jar   *event.Cookies
 	may   func(hub.Permission, string) bool // nil: roles say
 }
 
 // admit asks the connect handler, and puts together what it, the token and the request say.
 func (e *Endpoint) admit(c *fiber.Ctx, name string, claims *access.Claims, query url.Values, offered []string) (*newcomer, error) {
 	settings := e.settings.Hub(name)
-	n := &newcomer{hub: strings.ToLower(name), id: hub.NewID(), user: claims.User, roles: claims.Roles, group: claims.Groups, keep: settings.KeepAlive}
+	n := &newcomer{hub: strings.ToLower(name), id: hub.NewID(), user: claims.User, roles: claims.Roles, group: claims.Groups, keep: settings.KeepAlive, jar: &event.Cookies{}}
 	request := &event.ConnectRequest{
-		Client:       event.Client{Hub: n.hub, Connection: n.id, User: claims.User},
+		Client:       event.Client{Hub: n.hub, Connection: n.id, User: claims.User, Cookies: n.jar},
 		Claims:       claims.All,
 		Query:        query,
 		Headers:      headersOf(c),
@@ -343,7 +347,9 @@ func certificatesOf(c *fiber.Ctx) []event.Certificate {
 func certificates(state *tls.ConnectionState) []event.Certificate {
 	var all []event.Certificate
 	for _, cert := range state.PeerCertificates {
-		all = append(all, event.CertificateOf(cert))
+		sum := sha1.Sum(cert.Raw)
+		all = append(all, event.Certificate{Thumbprint: strings.ToUpper(hex.EncodeToString(sum[:])),
+			Content: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}))})
 	}
 	return all
 }
