@@ -20,12 +20,12 @@ create table webpubsub_dead_letter (
 	at         timestamptz not null,
 	hub        text not null,
 	connection text not null,
+	user_id    text not null,
 	event      text not null,
 	event_id   text not null,
 	url        text not null,
 	attempts   integer not null,
 	reason     text not null,
-	header     jsonb not null,
 	body       bytea not null
 );
 create index on webpubsub_dead_letter (hub, id);

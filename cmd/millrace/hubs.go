@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/url"
 	"time"
 
 	"github.com/gofiber/fiber/v2"
@@ -15,13 +17,16 @@ import (
 	"millrace/devices"
 	"millrace/devices/catalog"
 	"millrace/devices/hubs"
-	"millrace/devices/postgres"
 	"millrace/ingest"
 )
 
 // pubsub makes what serves Web PubSub.
 func (s *server) pubsub(a *auth.Auth) {
-	s.dispatcher = event.New(s.c.Listen.PubSub.Handlers, s.hubs, letterBox{s.store}, s.spine.Publish, nil, s.log)
+	handlers := s.c.Listen.PubSub.Handlers
+	if handlers.Origin == "" {
+		handlers.Origin = s.origin()
+	}
+	s.dispatcher = event.New(handlers, s.hubs, s.store, s.spine.Publish, nil, s.log)
 	s.endpoint = webpubsub.New(s.c.Listen.PubSub, webpubsub.Deps{
 		Settings: s.hubs,
 		Events:   s.dispatcher,
@@ -38,11 +43,19 @@ func (s *server) pubsub(a *auth.Auth) {
 	}, s.log)
 }
 
-// letterBox keeps dead letters in the database.
-type letterBox struct{ store *postgres.Store }
-
-// Add is event.DeadLetters.
-func (b letterBox) Add(ctx context.Context, l event.Letter) error { return b.store.AddLetter(ctx, l) }
+// origin is the host name that event handlers know the server by: that of its first endpoint, or what it listens on.
+func (s *server) origin() string {
+	if all := s.c.Listen.PubSub.Endpoints; len(all) > 0 {
+		if u, err := url.Parse(all[0]); err == nil && u.Hostname() != "" {
+			return u.Hostname()
+		}
+	}
+	host, _, _ := net.SplitHostPort(s.c.Listen.HTTPAddr)
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		return "localhost"
+	}
+	return host
+}
 
 // loadHubs reads the settings of Web PubSub.
 func (s *server) loadHubs(ctx context.Context) error {

@@ -10,10 +10,7 @@ package webpubsub
 
 import (
 	"context"
-	"crypto/sha1"
 	"crypto/tls"
-	"encoding/hex"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -56,7 +53,7 @@ type Events interface {
 	Connect(ctx context.Context, r *event.ConnectRequest) (*event.ConnectAnswer, error)
 	User(ctx context.Context, c event.Client, name string, data hub.Data, metadata map[string]string) (*event.Answer, error)
 	Connected(c event.Client)
-	Disconnected(c event.Client, reason *string, mqtt *event.MQTTDisconnect)
+	Disconnected(c event.Client, reason *string, mqtt any) // mqtt: *event.MQTTDisconnect, or nil
 	Joined(c event.Client, group string)
 	Left(c event.Client, group string)
 	Wants(hub, name string) bool // a system event
@@ -347,9 +344,7 @@ func certificatesOf(c *fiber.Ctx) []event.Certificate {
 func certificates(state *tls.ConnectionState) []event.Certificate {
 	var all []event.Certificate
 	for _, cert := range state.PeerCertificates {
-		sum := sha1.Sum(cert.Raw)
-		all = append(all, event.Certificate{Thumbprint: strings.ToUpper(hex.EncodeToString(sum[:])),
-			Content: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}))})
+		all = append(all, event.CertificateOf(cert))
 	}
 	return all
 }

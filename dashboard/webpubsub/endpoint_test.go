@@ -62,7 +62,7 @@ type letters struct {
 	all []hubs.Letter
 }
 
-func (l *letters) Add(_ context.Context, d hubs.Letter) error {
+func (l *letters) AddLetter(_ context.Context, d hubs.Letter) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.all = append(l.all, d)

@@ -6,7 +6,6 @@ import (
 	"encoding/base64"
 	"fmt"
 	"maps"
-	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -184,14 +183,14 @@ func CheckKey(key string) error {
 
 // A Letter is a notification that no handler took.
 type Letter struct {
-	At         time.Time   `json:"at"` // of the event
-	Hub        string      `json:"hub"`
-	Connection string      `json:"connection"`
-	Event      string      `json:"event"` // connected, disconnected, joined or left
-	ID         string      `json:"id"`    // of the event, counted by connection
-	URL        string      `json:"url"`   // of the handler, as the settings have it
-	Attempts   int         `json:"attempts"`
-	Reason     string      `json:"reason"`
-	Header     http.Header `json:"header"`
-	Body       []byte      `json:"body"`
+	At         time.Time `json:"at"`
+	Hub        string    `json:"hub"`
+	Connection string    `json:"connection"`
+	User       string    `json:"user,omitempty"`
+	Event      string    `json:"event"`
+	ID         string    `json:"id"` // ce-id
+	URL        string    `json:"url"`
+	Attempts   int       `json:"attempts"`
+	Reason     string    `json:"reason"`
+	Body       []byte    `json:"body,omitempty"`
 }

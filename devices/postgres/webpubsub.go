@@ -101,15 +101,11 @@ func (s *Store) SaveKeys(ctx context.Context, by devices.Actor, k hubs.Keys, act
 
 // AddLetter keeps a notification that no handler took. Now and then it drops the oldest.
 func (s *Store) AddLetter(ctx context.Context, l hubs.Letter) error {
-	header, err := json.Marshal(l.Header)
-	if err != nil {
-		return err
-	}
 	var id int64
-	err = s.pool.QueryRow(ctx, `insert into webpubsub_dead_letter (at, hub, connection, event, event_id, url, attempts, reason, header, body)
-		values (@at, @hub, @connection, @event, @id, @url, @attempts, @reason, @header, @body) returning id`,
-		pgx.StrictNamedArgs{"at": l.At, "hub": l.Hub, "connection": l.Connection, "event": l.Event, "id": l.ID, "url": l.URL,
-			"attempts": l.Attempts, "reason": l.Reason, "header": header, "body": append([]byte{}, l.Body...)}).Scan(&id)
+	err := s.pool.QueryRow(ctx, `insert into webpubsub_dead_letter (at, hub, connection, user_id, event, event_id, url, attempts, reason, body)
+		values (@at, @hub, @connection, @user, @event, @id, @url, @attempts, @reason, @body) returning id`,
+		pgx.StrictNamedArgs{"at": l.At, "hub": l.Hub, "connection": l.Connection, "user": l.User, "event": l.Event, "id": l.ID, "url": l.URL,
+			"attempts": l.Attempts, "reason": l.Reason, "body": append([]byte{}, l.Body...)}).Scan(&id)
 	if err == nil && id%100 == 0 {
 		_, err = s.pool.Exec(ctx, `delete from webpubsub_dead_letter where id <= $1`, id-keepLetters)
 	}
@@ -121,7 +117,7 @@ func (s *Store) AddLetter(ctx context.Context, l hubs.Letter) error {
 
 // Letters returns the newest dead letters of a hub.
 func (s *Store) Letters(ctx context.Context, hub string, limit int) ([]hubs.Letter, error) {
-	rows, _ := s.pool.Query(ctx, `select at, hub, connection, event, event_id, url, attempts, reason, header, body
+	rows, _ := s.pool.Query(ctx, `select at, hub, connection, user_id, event, event_id, url, attempts, reason, body
 		from webpubsub_dead_letter where hub = $1 order by id desc limit $2`, hub, limit) // its error comes back from rows
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[hubs.Letter])
 	if err != nil {

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"mime"
 	"net/http"
 	"strings"
@@ -269,11 +268,4 @@ func parseAnswer(r *reply, any bool) (*Answer, error) {
 		}
 	}
 	return a, nil
-}
-
-// sample is a copy of e for another, so that headers may be changed.
-func (e *envelope) with(c Client) *envelope {
-	f := *e
-	f.client, f.metadata = c, maps.Clone(e.metadata)
-	return &f
 }

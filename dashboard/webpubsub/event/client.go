@@ -1,11 +1,15 @@
 package event
 
 import (
+	"crypto/sha1" // thumbprints are made of it
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
-	"millrace/devices/hubs"
 	"millrace/fanout/hub"
 )
 
@@ -40,6 +44,15 @@ type ConnectRequest struct {
 type Certificate struct {
 	Thumbprint string `json:"thumbprint"` // SHA-1, in hex
 	Content    string `json:"content"`    // PEM
+}
+
+// CertificateOf is what handlers are told of a certificate.
+func CertificateOf(c *x509.Certificate) Certificate {
+	sum := sha1.Sum(c.Raw)
+	return Certificate{
+		Thumbprint: strings.ToUpper(hex.EncodeToString(sum[:])),
+		Content:    string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})),
+	}
 }
 
 // MQTTConnect is what handlers are told of a CONNECT packet.
@@ -126,9 +139,6 @@ type MQTTPacket struct {
 	Code           int        `json:"code"`
 	UserProperties []Property `json:"userProperties"`
 }
-
-// A Letter is a notification that no handler took.
-type Letter = hubs.Letter
 
 // Stats are counts since the start, but for those of now.
 type Stats struct {

@@ -68,7 +68,7 @@ type Source interface {
 
 // DeadLetters keeps what no handler took.
 type DeadLetters interface {
-	Add(ctx context.Context, l Letter) error
+	AddLetter(ctx context.Context, l hubs.Letter) error
 }
 
 // Publish publishes to a subject of NATS, and returns when the message is kept.
@@ -94,7 +94,7 @@ type Dispatcher struct {
 	checks  checks
 	notices *queue
 	copies  *queue
-	letters chan Letter
+	letters chan hubs.Letter
 
 	sent, failed, retried, buried, lost, copied, copiesFailed atomic.Uint64
 	took, open                                                atomic.Int64
@@ -110,7 +110,7 @@ func New(c Config, s Source, dead DeadLetters, publish Publish, tunnel Tunnel, l
 	c = c.withDefaults()
 	d := &Dispatcher{
 		config: c, source: s, dead: dead, publish: publish, tunnel: tunnel, log: log, now: time.Now,
-		said: map[string]time.Time{}, letters: make(chan Letter, 256),
+		said: map[string]time.Time{}, letters: make(chan hubs.Letter, 256),
 		client: &http.Client{
 			Transport: &http.Transport{
 				Proxy:                  http.ProxyFromEnvironment,

@@ -14,6 +14,8 @@ var errNoPublish = errors.New("there is no NATS to publish to")
 
 // copy queues e for the listeners that want it, and reports whether there are any.
 func (d *Dispatcher) copy(e *envelope, ls []hubs.Listener, wants func(hubs.Listener) bool) (heard bool) {
+	plain := *e
+	plain.client.Cookies = nil // those are of the handler
 	for i, l := range ls {
 		if !wants(l) {
 			continue
@@ -21,7 +23,7 @@ func (d *Dispatcher) copy(e *envelope, ls []hubs.Listener, wants func(hubs.Liste
 		heard = true
 		to := l.Subject + l.URL
 		key := e.client.Hub + "\x00" + e.client.Connection + "\x00" + strconv.Itoa(i) + "\x00" + to
-		if !d.copies.put(key, &notice{e: e.with(e.client), listener: l}) {
+		if !d.copies.put(key, &notice{e: &plain, listener: l}) {
 			d.copiesFailed.Add(1)
 			d.complain("copy for event listener", e.client.Hub, to, errors.New("too many copies wait"))
 		}
@@ -35,7 +37,6 @@ func copyTarget(n *notice) string { return n.listener.Subject + "\x00" + n.liste
 // as a handler gets it.
 func (d *Dispatcher) sendCopy(ctx context.Context, n *notice) (retry bool, err error) {
 	if n.listener.Subject == "" {
-		n.e.client.Cookies = nil
 		var r *reply
 		r, err = d.attempt(ctx, hubs.Handler{URL: n.listener.URL, Trusted: true}, n.e, "copy")
 		if err == nil && !r.ok() {

@@ -29,6 +29,21 @@ func (d *Dispatcher) system(hub, event string) (hubs.Handler, bool) {
 	return hs[i], true
 }
 
+// Wants reports whether a handler or listener of the hub is told of a system event.
+func (d *Dispatcher) Wants(hub, name string) bool { return wants(d.source.Hub(hub), name) }
+
+func wants(s hubs.Settings, event string) bool {
+	return slices.ContainsFunc(s.Handlers, func(h hubs.Handler) bool { return contains(h.SystemEvents, event) }) ||
+		slices.ContainsFunc(s.Listeners, func(l hubs.Listener) bool { return contains(l.SystemEvents, event) })
+}
+
+// Takes reports whether a handler or listener of the hub takes a user event.
+func (d *Dispatcher) Takes(hub, name string) bool {
+	s := d.source.Hub(hub)
+	return slices.ContainsFunc(s.Handlers, func(h hubs.Handler) bool { return Matches(h.UserEvents, name) }) ||
+		slices.ContainsFunc(s.Listeners, func(l hubs.Listener) bool { return Matches(l.UserEvents, name) })
+}
+
 func contains(events []string, event string) bool {
 	return slices.ContainsFunc(events, func(e string) bool { return strings.EqualFold(e, event) })
 }

@@ -1,7 +1,6 @@
 package event
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,16 +13,19 @@ import (
 // Connected tells that a client is connected. Neither this nor the others below block: they queue, in order for a connection.
 func (d *Dispatcher) Connected(c Client) { d.notify(c, sysPrefix, connected, struct{}{}) }
 
-// Disconnected tells that a connection has ended for good. mqtt is nil for other clients.
-func (d *Dispatcher) Disconnected(c Client, reason *string, mqtt *MQTTDisconnect) {
-	if mqtt != nil && mqtt.DisconnectPacket != nil && mqtt.DisconnectPacket.UserProperties == nil {
-		p := *mqtt.DisconnectPacket
-		p.UserProperties = []Property{}
-		mqtt = &MQTTDisconnect{InitiatedByClient: mqtt.InitiatedByClient, DisconnectPacket: &p}
+// Disconnected tells that a connection has ended for good. mqtt is an *MQTTDisconnect, or nil for other clients.
+func (d *Dispatcher) Disconnected(c Client, reason *string, mqtt any) {
+	switch m := mqtt.(type) {
+	case *MQTTDisconnect:
+		if m == nil {
+			mqtt = nil
+		} else if p := m.DisconnectPacket; p != nil && p.UserProperties == nil {
+			mqtt = &MQTTDisconnect{InitiatedByClient: m.InitiatedByClient, DisconnectPacket: &MQTTPacket{Code: p.Code, UserProperties: []Property{}}}
+		}
 	}
 	d.notify(c, sysPrefix, disconnected, struct {
-		Reason *string         `json:"reason"`
-		MQTT   *MQTTDisconnect `json:"mqtt,omitempty"`
+		Reason *string `json:"reason"`
+		MQTT   any     `json:"mqtt,omitempty"`
 	}{reason, mqtt})
 }
 
@@ -39,15 +41,9 @@ func (d *Dispatcher) Left(c Client, group string) { d.notify(c, gpPrefix, left, 
 
 func (d *Dispatcher) notify(c Client, prefix, event string, body any) {
 	s := d.source.Hub(c.Hub)
-	wanted := false
-	for _, h := range s.Handlers {
-		wanted = wanted || contains(h.SystemEvents, event)
-	}
-	for _, l := range s.Listeners {
-		wanted = wanted || contains(l.SystemEvents, event)
-	}
+	wanted := wants(s, event)
 	if !wanted {
-		return
+		return // most hubs, and at no cost
 	}
 	b, err := marshal(body)
 	if err != nil {
@@ -101,10 +97,11 @@ func (d *Dispatcher) sendNotice(ctx context.Context, n *notice) (retry bool, err
 	return retry, err
 }
 
-func (d *Dispatcher) letter(n *notice, reason string) Letter {
-	return Letter{
-		Hub: n.e.client.Hub, Connection: n.e.client.Connection, URL: n.handler.URL, Event: n.e.event, ID: n.e.id(), Reason: reason,
-		Body: n.e.body, Header: n.e.headers(d.config.Origin), At: n.e.at, Attempts: n.attempts,
+func (d *Dispatcher) letter(n *notice, reason string) hubs.Letter {
+	c := &n.e.client
+	return hubs.Letter{
+		At: n.e.at, Hub: c.Hub, Connection: c.Connection, User: c.User, Event: n.e.event, ID: n.e.id(), URL: n.handler.URL,
+		Attempts: n.attempts, Reason: reason, Body: n.e.body,
 	}
 }
 
@@ -145,7 +142,7 @@ func (d *Dispatcher) letterLoop(ctx context.Context) {
 	for l := range d.letters {
 		for fails := 0; ; fails++ {
 			short, cancel := context.WithTimeout(ctx, 10*time.Second)
-			err := d.dead.Add(short, l)
+			err := d.dead.AddLetter(short, l)
 			cancel()
 			if err == nil {
 				break
@@ -160,26 +157,3 @@ func (d *Dispatcher) letterLoop(ctx context.Context) {
 }
 
 func backOff(fails int) time.Duration { return min(firstBackOff<<min(fails, 10), lastBackOff) }
-
-// Resend sends a dead letter to the handler that its hub has for the event now.
-func (d *Dispatcher) Resend(ctx context.Context, l Letter) error {
-	h, ok := d.system(l.Hub, l.Event)
-	if !ok {
-		return ErrNoHandler
-	}
-	e := &envelope{
-		client: Client{Hub: l.Hub, Connection: l.Connection}, kind: l.Header.Get("ce-type"), event: l.Event,
-		contentType: cmp.Or(l.Header.Get("Content-Type"), jsonType), body: l.Body, at: l.At.UTC(), request: guid(),
-	}
-	if _, err := fmt.Sscan(l.ID, &e.client.ID); err != nil {
-		return fmt.Errorf("dead letter %s: %w", l.ID, err)
-	}
-	e.client.User, e.client.Subprotocol = l.Header.Get("ce-userId"), l.Header.Get("ce-subprotocol")
-	e.client.Physical, e.client.Session = l.Header.Get("ce-physicalConnectionId"), l.Header.Get("ce-sessionId")
-	e.client.State = state(l.Header)
-	r, err := d.attempt(ctx, h, e, "notice")
-	if err == nil && !r.ok() {
-		err = fmt.Errorf("answered %d", r.status)
-	}
-	return err
-}

@@ -113,7 +113,7 @@ func (q *queue) run(ctx context.Context) {
 			q.ready(heap.Pop(&q.late).(*lane))
 		}
 		for key, t := range q.targets {
-			for t.workers < q.d.config.Calls && t.workers < len(t.ready)+t.workers && len(t.ready) > 0 {
+			for t.workers < q.d.config.Calls && len(t.ready) > 0 {
 				l := t.ready[0]
 				t.ready = t.ready[1:]
 				t.workers++
@@ -217,7 +217,6 @@ func (q *queue) drop(l *lane, k int) {
 			delete(q.shares, hub)
 		}
 	}
-	clear(l.items[:0])
 	l.items = l.items[k:]
 }
 
