@@ -83,6 +83,12 @@ export async function configure(name, settings) {
   if (!res.ok) throw new Error("settings of " + name + ": " + res.status + " " + (await res.text()))
 }
 
+// serviceOf is a client of Azure's of the data plane. Without TLS it must be told that this is meant.
+export function serviceOf(name, connection = connectionString) {
+  const { WebPubSubServiceClient } = require("@azure/web-pubsub")
+  return new WebPubSubServiceClient(connection, name, { allowInsecureConnection: true })
+}
+
 export function listen(server) {
   return new Promise((yes) => server.listen(0, "127.0.0.1", () => yes(server.address().port)))
 }

@@ -1,12 +1,11 @@
 // @azure/web-pubsub-express, every handler and answer of it, with Express 5.
-import { assert, bytes, check, configure, connectionString, fails, hub, listen, Raw, require, until } from "./common.mjs"
+import { assert, bytes, check, configure, connectionString, fails, hub, listen, Raw, require, serviceOf, until } from "./common.mjs"
 import http from "node:http"
 
 const express = require("express")
 const { WebPubSubEventHandler } = require("@azure/web-pubsub-express")
-const { WebPubSubServiceClient } = require("@azure/web-pubsub")
 const { WebPubSubClient } = require("@azure/web-pubsub-client")
-const service = new WebPubSubServiceClient(connectionString, hub)
+const service = serviceOf(hub)
 const system = ["connect", "connected", "disconnected", "joined", "left"]
 
 // serve starts an app with a handler and makes it the hub's.
@@ -14,6 +13,10 @@ async function serve(name, options, more = {}) {
   const handler = new WebPubSubEventHandler(name, options)
   const app = express()
   app.use(handler.getMiddleware())
+  app.use((err, req, res, next) => {
+    console.error("Express:", err)
+    next(err)
+  })
   const port = await listen(http.createServer(app))
   await configure(name, { handlers: [{ url: `http://127.0.0.1:${port}${handler.path}`, userEvents: "*", systemEvents: system, ...more }] })
   return handler
@@ -231,7 +234,7 @@ await check("invokeEvent through Express", async () => {
 await check("a handler without functions lets everything by", async () => {
   const name = hub + "empty"
   await serve(name, {})
-  const other = new WebPubSubServiceClient(connectionString, name)
+  const other = serviceOf(name)
   const p = await Raw.connect((await other.getClientAccessToken({ userId: "u" })).url)
   assert.equal(JSON.parse(p.frames[0]).userId, "u")
   p.send({ type: "event", event: "any", ackId: 0, data: 1 })
@@ -242,7 +245,7 @@ await check("a handler without functions lets everything by", async () => {
 await check("without a handler for connect the token decides", async () => {
   const name = hub + "events"
   await serve(name, { path: "/own/path", handleUserEvent: (req, res) => res.success("got " + req.data, "text") }, { systemEvents: [], userEvents: "one, two.*" })
-  const other = new WebPubSubServiceClient(connectionString, name)
+  const other = serviceOf(name)
   const p = await Raw.connect((await other.getClientAccessToken({ userId: "u" })).url)
   for (const [event, ackId] of [["one", 1], ["two.x", 2]]) {
     p.send({ type: "event", event, ackId, dataType: "text", data: event })
@@ -261,7 +264,7 @@ await check("a handler that does not allow our origin gets nothing", async () =>
     called = true
     res.success()
   } })
-  const other = new WebPubSubServiceClient(connectionString, name)
+  const other = serviceOf(name)
   assert.equal((await fails(Raw.connect((await other.getClientAccessToken({})).url))).status, 500)
   assert.equal(called, false)
 })
@@ -275,7 +278,7 @@ await check("a handler that answers 500 refuses after its retries", async () => 
 await check("a simple client whose handler fails is closed", async () => {
   const name = hub + "simple"
   await serve(name, { handleUserEvent: (req, res) => (req.data === "bad" ? res.fail(400) : res.success("re: " + req.data, "text")) })
-  const other = new WebPubSubServiceClient(connectionString, name)
+  const other = serviceOf(name)
   const p = await Raw.connect((await other.getClientAccessToken({})).url, "")
   p.send("good")
   assert.equal(await p.next(), "re: good")

@@ -1,8 +1,8 @@
 // @azure/web-pubsub, every operation of it, seen by clients that read bare frames.
-import { assert, bytes, check, connectionString, endpoint, fails, hub, jwt, key, Proxy, Raw, require, rest, until } from "./common.mjs"
+import { assert, bytes, check, connectionString, endpoint, fails, hub, jwt, key, Proxy, Raw, require, rest, serviceOf, until } from "./common.mjs"
 
-const { WebPubSubServiceClient, AzureKeyCredential, odata } = require("@azure/web-pubsub")
-const service = new WebPubSubServiceClient(connectionString, hub)
+const { AzureKeyCredential, odata, WebPubSubServiceClient } = require("@azure/web-pubsub")
+const service = serviceOf(hub)
 const connect = async (options = {}, protocol) => Raw.connect((await service.getClientAccessToken(options)).url, protocol)
 const code = (e) => e.response?.headers.get("x-ms-error-code")
 const text = { contentType: "text/plain" }
@@ -25,7 +25,7 @@ await check("getClientAccessToken", async () => {
 })
 
 await check("the hub's name in any case", async () => {
-  const other = new WebPubSubServiceClient(connectionString, hub.toUpperCase())
+  const other = serviceOf(hub.toUpperCase())
   const c = await Raw.connect((await other.getClientAccessToken({ userId: "upper" })).url)
   assert.equal(await service.userExists("upper"), true)
   c.ws.close(1000)
@@ -317,12 +317,12 @@ await check("AzureKeyCredential", async () => {
 
 await check("another name of the same server", async () => {
   const proxy = await new Proxy().start()
-  const other = new WebPubSubServiceClient(proxy.connectionString, hub)
+  const other = serviceOf(hub, proxy.connectionString)
   assert.equal(await other.connectionExists(a.id), true)
 })
 
 await check("a wrong key", async () => {
-  const other = new WebPubSubServiceClient(connectionString.replace(key, "w".repeat(44)), hub)
+  const other = serviceOf(hub, connectionString.replace(key, "w".repeat(44)))
   for (const f of [() => other.sendToAll({}), () => other.connectionExists(a.id), () => other.group("g").addConnection(a.id)]) {
     assert.equal((await fails(f())).statusCode, 401)
   }
@@ -363,7 +363,7 @@ await check("expired tokens", async () => {
 })
 
 await check("closeAllConnections", async () => {
-  const left = new WebPubSubServiceClient(connectionString, hub + "x")
+  const left = serviceOf(hub + "x")
   const other = await Raw.connect((await left.getClientAccessToken({})).url)
   await service.closeAllConnections({ reason: "night" })
   for (const c of [a, b, n]) {
