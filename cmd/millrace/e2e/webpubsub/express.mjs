@@ -1,5 +1,6 @@
 // @azure/web-pubsub-express, every handler and answer of it, with Express 5.
-import { assert, bytes, check, configure, connectionString, fails, hub, listen, Raw, require, serviceOf, until } from "./common.mjs"
+import { assert, bytes, check, configure, connectionString, fails, hub, key, listen, Raw, require, serviceOf, until } from "./common.mjs"
+import crypto from "node:crypto"
 import http from "node:http"
 
 const express = require("express")
@@ -8,10 +9,16 @@ const { WebPubSubClient } = require("@azure/web-pubsub-client")
 const service = serviceOf(hub)
 const system = ["connect", "connected", "disconnected", "joined", "left"]
 
+const headers = []
+
 // serve starts an app with a handler and makes it the hub's.
 async function serve(name, options, more = {}) {
   const handler = new WebPubSubEventHandler(name, options)
   const app = express()
+  app.use((req, res, next) => {
+    headers.push(req.headers) // the package does not read all of them
+    next()
+  })
   app.use(handler.getMiddleware())
   app.use((err, req, res, next) => {
     console.error("Express:", err)
@@ -120,8 +127,16 @@ await check("onConnected", async () => {
   const req = await until("it is called", () => seen.connected[0])
   assert.equal(req.context.connectionId, c.id)
   assert.equal(req.context.userId, "given")
-  assert.equal(req.context.subprotocol, "json.webpubsub.azure.v1")
   assert.deepEqual(req.context.states, { step: 1, tags: ["ü", { deep: true }] })
+  const h = headers.find((h) => h["ce-type"] === "azure.webpubsub.sys.connected")
+  assert.equal(h["ce-subprotocol"], "json.webpubsub.azure.v1")
+  assert.equal(h["ce-specversion"], "1.0")
+  assert.equal(h["ce-awpsversion"], "1.0")
+  assert.equal(h["ce-source"], `/hubs/${hub.toLowerCase()}/client/${c.id}`)
+  assert.equal(h["ce-id"], "1")
+  assert.match(h["ce-time"], /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$/)
+  const digest = "sha256=" + crypto.createHmac("sha256", key).update(c.id).digest("hex")
+  assert.ok(h["ce-signature"].split(",").includes(digest))
 })
 
 await check("onGroupJoined, onGroupLeft", async () => {
@@ -153,7 +168,7 @@ await check("handleUserEvent", async () => {
     assert.equal(req.context.connectionId, c.id)
   }
   c.send({ type: "event", event: "text", ackId: 30, data: 1 })
-  assert.deepEqual(await c.json(), { type: "message", from: "server", dataType: "text", data: "as text" })
+  assert.deepEqual(await c.json(), { type: "message", from: "server", dataType: "binary", data: "YXMgdGV4dA==" }) // what Express sends without a type
   assert.equal((await c.json()).success, true)
   c.send({ type: "event", event: "silent", ackId: 31, data: 1 })
   assert.deepEqual(await c.json(), { type: "ack", ackId: 31, success: true })
@@ -209,7 +224,7 @@ await check("a subprotocol of the handler's own", async () => {
   p.send("hello")
   assert.equal(await p.next(), "hello")
   assert.equal(seen.events.at(-1).context.eventName, "message")
-  assert.equal(seen.events.at(-1).context.subprotocol, "custom.v2")
+  assert.equal(headers.at(-1)["ce-subprotocol"], "custom.v2")
   p.send(new Uint8Array([1, 2]))
   assert.deepEqual(bytes(await p.next()), [1, 2])
   p.ws.close(1000)
