@@ -50,6 +50,7 @@ type Conn struct {
 	peer   bool         // the peer has sent its close frame; the reading goroutine's own
 	said   Code         // with peer: its code, NoStatus without one
 	text   string       // with peer: its reason
+	broke  bool         // the peer broke the protocol; the reading goroutine's own
 	alive  atomic.Int64 // seconds between pings if set by KeepAlive
 
 	session Session
@@ -305,7 +306,7 @@ func (c *Conn) read() {
 	for {
 		kind, r, err := c.ws.NextReader()
 		if err != nil {
-			c.ended()
+			c.ended(err)
 			return
 		}
 		if !c.message(kind == websocket.TextMessage, r) {
@@ -324,7 +325,7 @@ func (c *Conn) message(text bool, r io.Reader) bool {
 	}()
 	var err error
 	if *buf, err = readAll((*buf)[:0], r); err != nil {
-		c.ended()
+		c.ended(err)
 		return false
 	}
 	c.heard.Store(time.Now().Unix())
@@ -340,15 +341,26 @@ func (c *Conn) message(text bool, r io.Reader) bool {
 var buffers = sync.Pool{New: func() any { return new([]byte) }}
 
 // ended is called when reading has failed: the peer closed the connection, broke the protocol (which the WebSocket package has
-// told it), or is gone.
-func (c *Conn) ended() {
+// told it), or is gone. What one that broke the protocol still sends is read for a moment: else it would see a reset in place of the reason.
+func (c *Conn) ended(err error) {
 	c.mu.Lock()
 	ending := c.ending
 	c.mu.Unlock()
-	if !c.peer && !ending {
-		c.hangup()
+	if c.peer || ending {
+		return
 	}
+	if _, lost := errors.AsType[net.Error](err); lost || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || websocket.IsUnexpectedCloseError(err) {
+		c.hangup()
+		return
+	}
+	c.broke = true
+	c.Close(0, "")
+	_ = c.net.SetReadDeadline(time.Now().Add(closeWait))
+	_, _ = io.Copy(io.Discard, c.net)
 }
+
+// Broken reports whether the peer broke the WebSocket protocol, or sent a message that was too long. It is for Session.End.
+func (c *Conn) Broken() bool { return c.broke }
 
 // drain waits until the peer has answered the close frame or closeWait is over, so that closing with unread data does not reset the
 // connection under the frame.

@@ -140,6 +140,10 @@ func serverClosed(reason string) string {
 // End says that the socket is gone. A client that said good-bye has ended; others may come back if they are reliable.
 func (s *session) End() {
 	code, text, said := s.conn.PeerClosed()
+	if s.conn.Broken() {
+		s.hc.CloseBy(s, int(socket.ProtocolError), "The client broke the protocol.")
+		return
+	}
 	if said && code == socket.Normal {
 		s.hc.CloseBy(s, hub.NormalClosure, text)
 		return

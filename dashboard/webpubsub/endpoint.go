@@ -359,7 +359,12 @@ type mode struct {
 func simpleMode(q url.Values) (m mode, err error) {
 	name, _ := takeQuery(q, "webpubsub_mode")
 	switch {
-	case name == "", strings.EqualFold(name, "sendEvent"):
+	case name == "":
+		return m, nil
+	case strings.EqualFold(name, "sendEvent"):
+		if _, ok := takeQuery(q, "group"); ok {
+			return m, errors.New("webpubsub_mode=sendEvent has no group")
+		}
 		return m, nil
 	case !strings.EqualFold(name, "sendToGroup"):
 		return m, fmt.Errorf("webpubsub_mode is %q; it can be sendEvent or sendToGroup", name)

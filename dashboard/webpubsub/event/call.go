@@ -63,7 +63,9 @@ func (d *Dispatcher) call(ctx context.Context, h hubs.Handler, e *envelope) (r *
 		if problem == nil {
 			problem = fmt.Errorf("answered %d", r.status)
 		}
-		d.complain("event handler", e.client.Hub, h.URL, problem)
+		if r == nil || r.status/100 != 4 { // to say no is a handler's right
+			d.complain("event handler", e.client.Hub, h.URL, problem)
+		}
 		if !again(r, err) {
 			break
 		}

@@ -101,6 +101,13 @@ func (k *checks) of(u string) *consent {
 func (d *Dispatcher) ask(ctx context.Context, u *url.URL, c *consent) error {
 	k := &d.checks
 	k.mu.Lock()
+	if now := d.now(); now.Before(c.next) { // somebody else has just asked
+		defer k.mu.Unlock()
+		if c.given {
+			return nil
+		}
+		return c.err
+	}
 	if wait := c.asking; wait != nil {
 		k.mu.Unlock()
 		select {
@@ -108,15 +115,7 @@ func (d *Dispatcher) ask(ctx context.Context, u *url.URL, c *consent) error {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
-		k.mu.Lock()
-		defer k.mu.Unlock()
-		if c.given {
-			return nil
-		}
-		if c.err == nil {
-			return context.Canceled // who asked went away
-		}
-		return c.err
+		return d.ask(ctx, u, c) // who asked may have gone away
 	}
 	done := make(chan struct{})
 	c.asking = done

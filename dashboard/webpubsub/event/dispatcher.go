@@ -137,8 +137,19 @@ func New(c Config, s Source, dead DeadLetters, publish Publish, tunnel Tunnel, l
 // Config.ShutdownTime at most, and becomes dead letters if nobody takes it. So whoever makes notifications must have ended before.
 func (d *Dispatcher) Run(ctx context.Context) error {
 	var wg, queues sync.WaitGroup
-	hold, stop := context.WithCancel(context.WithoutCancel(ctx)) // for what goes on after ctx
+	hold, stop := context.WithCancel(context.WithoutCancel(ctx)) // for letters, which go on after ctx for as long again as notifications
 	defer stop()
+	end := make(chan struct{})
+	defer close(end)
+	context.AfterFunc(ctx, func() {
+		t := time.NewTimer(2 * d.config.ShutdownTime)
+		defer t.Stop()
+		select {
+		case <-t.C:
+			stop()
+		case <-end:
+		}
+	})
 	wg.Go(func() { d.refreshLoop(ctx) })
 	wg.Go(func() { d.letterLoop(hold) })
 	queues.Go(func() { d.notices.run(ctx) })
@@ -148,8 +159,6 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	d.finished = true
 	close(d.letters)
 	d.mu.Unlock()
-	late := time.AfterFunc(d.config.ShutdownTime, stop) // letters have as long again
-	defer late.Stop()
 	wg.Wait()
 	d.client.CloseIdleConnections()
 	return nil

@@ -71,7 +71,7 @@ func (e *envelope) size() int {
 	return n
 }
 
-// headers are those of CloudEvents, without signature. Names are as the reference has them; they go out so in HTTP/1.1.
+// headers are those of CloudEvents, without signature.
 func (e *envelope) headers(origin string) http.Header {
 	c := &e.client
 	h := http.Header{}
@@ -115,7 +115,7 @@ func (e *envelope) headers(origin string) http.Header {
 	return h
 }
 
-// post makes the request to a handler.
+// newRequest makes the request to a handler.
 func (e *envelope) newRequest(ctx context.Context, u *url.URL, origin string, keys hubs.Keys) (*http.Request, error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, u.String(), bytes.NewReader(e.body))
 	if err != nil {
