@@ -78,7 +78,7 @@ var errGone = errors.New("connection refused")
 func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
 
 // bubble runs f with a Dispatcher on a wire, in faked time.
-func bubble(t *testing.T, c Config, s Source, w wire, f func(d *Dispatcher, l *letters, stop func())) {
+func bubble(t *testing.T, c Config, s Source, w wire, f func(t *testing.T, d *Dispatcher, l *letters, stop func())) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		l := &letters{}
@@ -93,7 +93,7 @@ func bubble(t *testing.T, c Config, s Source, w wire, f func(d *Dispatcher, l *l
 		})
 		stop := func() { cancel(); wg.Wait() }
 		defer stop()
-		f(d, l, stop)
+		f(t, d, l, stop)
 	})
 }
 
