@@ -80,13 +80,13 @@ func TestConsent(t *testing.T) {
 		}
 		return nil
 	}
-	f := func(want string, do func(d *Dispatcher, user func() error)) {
+	f := func(want string, do func(t *testing.T, d *Dispatcher, user func() error)) {
 		t.Helper()
 		asked, origins, status, down = nil, []string{"*"}, 200, false
 		s := one("http://h/{event}")
 		s["chat"].Handlers[0].Trusted = false
 		bubble(t, Config{Origin: "hub.example", Attempts: 1}, s, w, func(t *testing.T, d *Dispatcher, _ *letters, _ func()) {
-			do(d, func() error {
+			do(t, d, func() error {
 				_, err := d.User(t.Context(), client("c", 1), "e", hub.Data{}, nil)
 				synctest.Wait()
 				return err
@@ -102,10 +102,11 @@ func TestConsent(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	f("OPTIONS POST POST POST OPTIONS POST", func(_ *Dispatcher, user func() error) { // once a minute, in the background
+	f("OPTIONS POST POST POST OPTIONS POST", func(_ *testing.T, _ *Dispatcher, user func() error) { // once a minute, in the background
 		is(user(), true)
 		is(user(), true)
 		time.Sleep(61 * time.Second)
+		synctest.Wait()
 		is(user(), true)
 		mu.Lock()
 		if asked[3] == "OPTIONS" { // either may be first
@@ -115,27 +116,31 @@ func TestConsent(t *testing.T) {
 		is(user(), true)
 	})
 	for _, o := range [][]string{{"a, hub.example"}, {"a", "HUB.example:443"}} {
-		f("OPTIONS POST", func(_ *Dispatcher, user func() error) { origins = o; is(user(), true) })
+		f("OPTIONS POST", func(_ *testing.T, _ *Dispatcher, user func() error) { origins = o; is(user(), true) })
 	}
 	for _, o := range [][]string{{"other.example"}, nil, {"xhub.example"}} {
-		f("OPTIONS OPTIONS OPTIONS POST", func(_ *Dispatcher, user func() error) {
+		f("OPTIONS OPTIONS OPTIONS POST", func(_ *testing.T, _ *Dispatcher, user func() error) {
 			origins = o
 			is(user(), false)
 			is(user(), false) // is not asked again so soon
 			time.Sleep(time.Second)
+			synctest.Wait()
 			is(user(), false)
 			time.Sleep(time.Second)
+			synctest.Wait()
 			is(user(), false)
 			origins = []string{"*"}
 			time.Sleep(time.Second)
+			synctest.Wait()
 			is(user(), true)
 		})
 	}
-	f("OPTIONS GET POST", func(_ *Dispatcher, user func() error) { status = 404; is(user(), true) })
-	f("OPTIONS", func(_ *Dispatcher, user func() error) { status = 403; is(user(), false) })
-	f("OPTIONS POST POST OPTIONS POST", func(_ *Dispatcher, user func() error) { // one that is away keeps what it gave
+	f("OPTIONS GET POST", func(_ *testing.T, _ *Dispatcher, user func() error) { status = 404; is(user(), true) })
+	f("OPTIONS", func(_ *testing.T, _ *Dispatcher, user func() error) { status = 403; is(user(), false) })
+	f("OPTIONS POST POST OPTIONS POST", func(_ *testing.T, _ *Dispatcher, user func() error) { // one that is away keeps what it gave
 		is(user(), true)
 		time.Sleep(2 * time.Minute)
+		synctest.Wait()
 		mu.Lock()
 		down = true
 		mu.Unlock()
@@ -148,9 +153,10 @@ func TestConsent(t *testing.T) {
 		mu.Unlock()
 		is(user(), true)
 	})
-	f("OPTIONS POST POST OPTIONS", func(_ *Dispatcher, user func() error) { // one that takes it back gets no more
+	f("OPTIONS POST POST OPTIONS", func(_ *testing.T, _ *Dispatcher, user func() error) { // one that takes it back gets no more
 		is(user(), true)
 		time.Sleep(2 * time.Minute)
+		synctest.Wait()
 		mu.Lock()
 		origins = nil
 		mu.Unlock()
@@ -162,10 +168,13 @@ func TestConsent(t *testing.T) {
 		mu.Unlock()
 		is(user(), false)
 	})
-	f("OPTIONS POST POST POST", func(d *Dispatcher, user func() error) { // many ask once
+	f("OPTIONS POST POST POST", func(t *testing.T, d *Dispatcher, _ func() error) { // many ask once
 		var wg sync.WaitGroup
 		for range 3 {
-			wg.Go(func() { is(user(), true) })
+			wg.Go(func() {
+				_, err := d.User(t.Context(), client("c", 1), "e", hub.Data{}, nil)
+				is(err, true)
+			})
 		}
 		wg.Wait()
 	})
@@ -218,6 +227,7 @@ func TestOrder(t *testing.T) {
 			}
 		}
 		time.Sleep(5 * time.Minute)
+		synctest.Wait()
 		if st := d.Stats(); st.Waiting != 1000 || st.WaitingBytes == 0 || st.Sent != 0 {
 			t.Errorf("%+v", st)
 		}
@@ -225,6 +235,7 @@ func TestOrder(t *testing.T) {
 		down = false
 		mu.Unlock()
 		time.Sleep(9 * time.Minute)
+		synctest.Wait()
 		for c := range 50 {
 			if g := s.of("chat/" + fmt.Sprint(c)); g != "0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19" {
 				t.Errorf("%d: %s", c, g)
@@ -253,10 +264,12 @@ func TestDeadLetters(t *testing.T) {
 		d.Connected(client("c", 1))
 		d.Disconnected(client("c", 2), &why, nil)
 		time.Sleep(9 * time.Minute)
+		synctest.Wait()
 		if len(l.list()) != 0 {
 			t.Error(l.list())
 		}
 		time.Sleep(3 * time.Minute)
+		synctest.Wait()
 		all := l.list()
 		if len(all) != 2 || all[0].Event != connected || all[1].Event != disconnected {
 			t.Fatal(all)
@@ -377,6 +390,7 @@ func TestShutdown(t *testing.T) {
 				d.Connected(client("d", uint64(i)))
 			}
 			time.Sleep(70 * time.Second) // both wait for another try
+			synctest.Wait()
 			mu.Lock()
 			mode = at
 			mu.Unlock()
@@ -450,6 +464,7 @@ func TestListeners(t *testing.T) {
 		}
 		d.Connected(client("c", 4))
 		time.Sleep(10 * time.Second)
+		synctest.Wait()
 		if len(got) != 2 || got[0].subject != "events.chat.room_a" || got[0].body != "1" || got[1].subject != "events.chat.connected" || got[1].body != "{}" {
 			t.Fatal(got)
 		}
@@ -480,6 +495,7 @@ func TestListeners(t *testing.T) {
 			d.Connected(client("c", uint64(i)))
 		}
 		time.Sleep(20 * time.Minute)
+		synctest.Wait()
 		if st := d.Stats(); st.CopiesFailed != 15 || st.Dead != 0 || st.Waiting != 0 {
 			t.Errorf("%+v", st)
 		}

@@ -10,7 +10,6 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
-	"time"
 
 	"go.uber.org/goleak"
 
@@ -109,22 +108,10 @@ func serve(t *testing.T, c Config, s Source, publish Publish) (*Dispatcher, *let
 	return d, l
 }
 
-func server(t *testing.T, h http.HandlerFunc) string {
+func server(t testing.TB, h http.HandlerFunc) string {
 	s := httptest.NewServer(h)
 	t.Cleanup(s.Close)
 	return s.URL
 }
 
 func client(id string, n uint64) Client { return Client{Hub: "chat", Connection: id, User: "u", ID: n} }
-
-// eventually waits, in faked time or real.
-func eventually(t *testing.T, what string, f func() bool) {
-	t.Helper()
-	for range 3000 {
-		if f() {
-			return
-		}
-		time.Sleep(time.Millisecond)
-	}
-	t.Fatal("never: " + what)
-}
