@@ -337,8 +337,9 @@ func TestTry(t *testing.T) {
 			w.Header().Set("WebHook-Allowed-Origin", origin)
 			return
 		}
-		_, _ = io.Copy(w, r.Body)
+		p, _ := io.ReadAll(r.Body)
 		w.Header().Set("Content-Type", "text/plain")
+		_, _ = w.Write(p)
 	})
 	d, _ := serve(t, Config{}, source{}, nil)
 	tr := d.Try(t.Context(), hubs.Handler{URL: url + "/{event}", UserEvents: "room.*, b"}, "Chat")
