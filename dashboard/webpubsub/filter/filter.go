@@ -48,8 +48,12 @@ const (
 // A node is an expression; its value is a string, int64, bool, nil, or []string.
 type node struct {
 	kind kind
+	call bool // of a function
 	eval func(*Subject) any
 }
+
+// nobody is who filters are tried on.
+var nobody = &Subject{Groups: func() []string { return nil }, In: func(string) bool { return false }}
 
 // An Error says what is wrong with a filter.
 type Error struct{ filter, what string }
@@ -83,11 +87,34 @@ type parser struct {
 }
 
 func (p *parser) fail(format string, args ...any) error {
-	return &Error{p.text, fmt.Sprintf(format, args...)}
+	text := strings.TrimSpace(p.text)
+	for strings.HasPrefix(text, "(") && closing(text, 0) == len(text)-1 {
+		text = strings.TrimSpace(text[1 : len(text)-1])
+	}
+	return &Error{text, fmt.Sprintf(format, args...)}
 }
 
 func (p *parser) syntax(at int) error {
-	return p.fail("Syntax error at position %d in '%s'.", utf8.RuneCountInString(p.text[:at]), p.text)
+	return &Error{p.text, fmt.Sprintf("Syntax error at position %d in '%s'.", utf8.RuneCountInString(p.text[:at]), p.text)}
+}
+
+// closing finds the parenthesis that closes the one at open, or -1.
+func closing(s string, open int) int {
+	depth, quoted := 0, false
+	for i := open; i < len(s); i++ {
+		switch c := s[i]; {
+		case c == '\'':
+			quoted = !quoted // a doubled quote does so twice
+		case quoted:
+		case c == '(':
+			depth++
+		case c == ')':
+			if depth--; depth == 0 {
+				return i
+			}
+		}
+	}
+	return -1
 }
 
 func (p *parser) mistyped(have, want kind) error {
@@ -315,7 +342,10 @@ func (p *parser) unary() (*node, error) {
 		return nil, err
 	}
 	if n.kind != kindBool {
-		return nil, p.mistyped(kindNull, kindBool)
+		if n.call && n.eval(nobody) == nil {
+			return nil, p.mistyped(kindNull, kindBool)
+		}
+		return nil, p.mistyped(n.kind, kindBool)
 	}
 	return &node{kind: kindBool, eval: func(s *Subject) any { return n.eval(s) != true }}, nil
 }
@@ -376,7 +406,11 @@ func (p *parser) primary() (*node, error) {
 		if f, ok := functions[strings.ToLower(tok)]; ok {
 			return p.call(f)
 		}
-		return nil, p.fail("Token '%s' is not supported.", tok)
+		end := closing(p.text, p.at)
+		if end < 0 {
+			return nil, p.syntax(len(p.text))
+		}
+		return nil, p.fail("Token '%s' is not supported.", p.text[at:end+1])
 	}
 	if n, ok := properties[strings.ToLower(tok)]; ok {
 		return n, nil

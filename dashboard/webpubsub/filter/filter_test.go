@@ -60,10 +60,16 @@ func TestMatch(t *testing.T) {
 
 func TestErrors(t *testing.T) {
 	for filter, want := range map[string]string{
-		"invalid filter":     "Invalid syntax for 'invalid filter': Syntax error at position 14 in 'invalid filter'. (Parameter 'filter')",
-		"userId lt 1":        "Invalid syntax for 'userId lt 1': Type 'string', expect 'int'. (Parameter 'filter')",
-		"ab eq 1":            "Invalid syntax for 'ab eq 1': Token 'ab' is not supported. (Parameter 'filter')",
-		"not length(userId)": "Invalid syntax for 'not length(userId)': Type 'null', expect 'bool'. (Parameter 'filter')",
+		"invalid filter":      "Invalid syntax for 'invalid filter': Syntax error at position 14 in 'invalid filter'. (Parameter 'filter')",
+		"userId lt 1":         "Invalid syntax for 'userId lt 1': Type 'string', expect 'int'. (Parameter 'filter')",
+		"ab eq 1":             "Invalid syntax for 'ab eq 1': Token 'ab' is not supported. (Parameter 'filter')",
+		"not length(userId)":  "Invalid syntax for 'not length(userId)': Type 'null', expect 'bool'. (Parameter 'filter')",
+		"( not 'a' )":         "Invalid syntax for 'not 'a'': Type 'string', expect 'bool'. (Parameter 'filter')",
+		"invalid(ab,c)":       "Invalid syntax for 'invalid(ab,c)': Token 'invalid(ab,c)' is not supported. (Parameter 'filter')",
+		"any(')''(') or true": "Invalid syntax for 'any(')''(') or true': Token 'any(')''(')' is not supported. (Parameter 'filter')",
+		"(userId) lt (1)":     "Invalid syntax for '(userId) lt (1)': Type 'string', expect 'int'. (Parameter 'filter')",
+		"'ä' ü":               "Invalid syntax for ''ä' ü': Syntax error at position 4 in ''ä' ü'. (Parameter 'filter')",
+		"not length(groups)":  "Invalid syntax for 'not length(groups)': Type 'int', expect 'bool'. (Parameter 'filter')",
 	} {
 		if _, err := Parse(filter); err == nil || err.Error() != want {
 			t.Errorf("%s:\ngot  %v\nwant %s", filter, err, want)

@@ -92,7 +92,7 @@ func (p *parser) call(f *function) (*node, error) {
 	if err := p.expect(")"); err != nil {
 		return nil, err
 	}
-	return &node{kind: f.result, eval: func(s *Subject) any {
+	return &node{kind: f.result, call: true, eval: func(s *Subject) any {
 		values := make([]any, len(args))
 		for i, a := range args {
 			if values[i] = a.eval(s); values[i] == nil {
