@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"maps"
 	"slices"
 	"strconv"
@@ -36,23 +37,58 @@ func (j jsonCodec) Slot() int {
 
 // frame is what clients send.
 type frame struct {
-	Type             string             `json:"type"`
-	Group            *string            `json:"group"`
-	Event            *string            `json:"event"`
-	Target           *string            `json:"target"`
-	InvocationID     *string            `json:"invocationId"`
-	AckID            *uint64            `json:"ackId"`
-	DataType         *string            `json:"dataType"`
-	Data             json.RawMessage    `json:"data"`
-	NoEcho           *bool              `json:"noEcho"`
-	TTLSeconds       *uint32            `json:"ttlSeconds"`
-	Metadata         map[string]*string `json:"metadata"`
-	SequenceID       *uint64            `json:"sequenceId"`
-	Stream           *streamStart       `json:"stream"`
-	StreamID         *string            `json:"streamId"`
-	StreamSequenceID *uint64            `json:"streamSequenceId"`
-	Error            *streamEnd         `json:"error"`
-	State            map[string]string  `json:"state"`
+	Type             string          `json:"type"`
+	Group            *string         `json:"group"`
+	Event            *string         `json:"event"`
+	Target           *string         `json:"target"`
+	InvocationID     *string         `json:"invocationId"`
+	AckID            *uint64         `json:"ackId"`
+	DataType         *string         `json:"dataType"`
+	Data             json.RawMessage `json:"data"`
+	NoEcho           *bool           `json:"noEcho"`
+	TTLSeconds       *uint32         `json:"ttlSeconds"`
+	Metadata         texts           `json:"metadata"`
+	SequenceID       *uint64         `json:"sequenceId"`
+	Stream           *streamStart    `json:"stream"`
+	StreamID         *string         `json:"streamId"`
+	StreamSequenceID *uint64         `json:"streamSequenceId"`
+	Error            *streamEnd      `json:"error"`
+	State            texts           `json:"state"`
+}
+
+// texts is an object of strings, each key once.
+type texts map[string]string
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (m *texts) UnmarshalJSON(p []byte) error {
+	if string(p) == "null" {
+		return nil
+	}
+	d := json.NewDecoder(bytes.NewReader(p))
+	if t, err := d.Token(); err != nil || t != json.Delim('{') {
+		return malformed("metadata and state are objects.")
+	}
+	*m = texts{}
+	for d.More() {
+		k, err := d.Token()
+		if err != nil {
+			return err
+		}
+		v, err := d.Token()
+		if err != nil {
+			return err
+		}
+		key, _ := k.(string) // as all keys
+		text, ok := v.(string)
+		if !ok {
+			return malformed("The value of %.40q is no string.", key)
+		}
+		if _, twice := (*m)[key]; twice {
+			return malformed("The key %.40q is there twice.", key)
+		}
+		(*m)[key] = text
+	}
+	return nil
 }
 
 type streamStart struct {
@@ -74,16 +110,26 @@ func value[T any](p *T) (v T) {
 
 // Decode reads a frame; binary ones that are UTF-8 are taken too.
 func (j jsonCodec) Decode(text bool, p []byte, r *Request) error {
-	if !text && !utf8.Valid(p) {
+	switch {
+	case utf8.Valid(p):
+	case text:
+		return malformed("Invalid JSON: it is not UTF-8.")
+	default:
 		return &socket.CloseError{Code: socket.UnsupportedData, Reason: "Frames of this subprotocol are text."}
 	}
 	var f frame
 	if err := json.Unmarshal(p, &f); err != nil {
-		return malformed("Invalid JSON: %.80v", err)
+		if e, ok := errors.AsType[*socket.CloseError](err); ok {
+			return e
+		}
+		if e, ok := errors.AsType[*json.UnmarshalTypeError](err); ok && e.Field != "" {
+			return malformed("Invalid value of property: %s.", e.Field)
+		}
+		return malformed("Invalid JSON.")
 	}
 	*r = Request{Type: types[strings.ToLower(f.Type)], Group: value(f.Group), Event: value(f.Event), InvocationID: value(f.InvocationID),
 		AckID: value(f.AckID), HasAck: f.AckID != nil, NoEcho: value(f.NoEcho), TTL: time.Duration(value(f.TTLSeconds)) * time.Second,
-		Sequence: value(f.SequenceID), StreamID: value(f.StreamID), StreamSeq: value(f.StreamSequenceID), HasStreamSeq: f.StreamSequenceID != nil, State: f.State}
+		Sequence: value(f.SequenceID), StreamID: value(f.StreamID), StreamSeq: value(f.StreamSequenceID), HasStreamSeq: f.StreamSequenceID != nil, Metadata: f.Metadata, State: f.State}
 	switch {
 	case r.Type == 0:
 		return malformed("Unknown type: %.60q.", f.Type)
@@ -91,15 +137,6 @@ func (j jsonCodec) Decode(text bool, p []byte, r *Request) error {
 		return malformed("Missing property: sequenceId.")
 	case r.Type == Invoke && !strings.EqualFold(value(f.Target), "event"):
 		return malformed("target must be event.")
-	}
-	if f.Metadata != nil {
-		r.Metadata = make(map[string]string, len(f.Metadata))
-		for k, v := range f.Metadata {
-			if v == nil {
-				return malformed("metadata: a value is no text.")
-			}
-			r.Metadata[k] = *v
-		}
 	}
 	if f.Stream != nil {
 		if f.Stream.IdleTimeoutMs != nil && *f.Stream.IdleTimeoutMs == 0 {
@@ -191,7 +228,7 @@ func appendData(dst []byte, d hub.Data) []byte {
 	switch d.Kind {
 	case hub.JSON:
 		dst = append(dst, `json","data":`...)
-		return append(dst, d.Bytes...)
+		return append(dst, valid(d.Bytes)...)
 	case hub.Text:
 		dst = append(dst, `text","data":`...)
 		return appendString(dst, string(d.Bytes))

@@ -3,9 +3,11 @@ package protocol
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/json"
 	"maps"
 	"math"
 	"slices"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -103,7 +105,7 @@ func (c protobufCodec) Decode(isText bool, p []byte, r *Request) error {
 			case 1:
 				return text(&r.Group, b)
 			case 2:
-				r.AckID, r.HasAck = v, true
+				r.AckID, r.HasAck = v, b == nil
 			case 3:
 				return r.messageData(b)
 			case 4:
@@ -125,7 +127,7 @@ func (c protobufCodec) Decode(isText bool, p []byte, r *Request) error {
 			case 2:
 				return r.messageData(b)
 			case 3:
-				r.AckID, r.HasAck = v, true
+				r.AckID, r.HasAck = v, b == nil
 			case 4:
 				return r.metadatum(b)
 			case 5:
@@ -139,7 +141,7 @@ func (c protobufCodec) Decode(isText bool, p []byte, r *Request) error {
 			case 1:
 				return text(&r.Group, b)
 			case 2:
-				r.AckID, r.HasAck = v, true
+				r.AckID, r.HasAck = v, b == nil
 			}
 			return nil
 		})
@@ -157,7 +159,7 @@ func (c protobufCodec) Decode(isText bool, p []byte, r *Request) error {
 			case 1:
 				return text(&r.StreamID, b)
 			case 2:
-				r.StreamSeq, r.HasStreamSeq = v, true
+				r.StreamSeq, r.HasStreamSeq = v, b == nil
 			case 3:
 				return r.messageData(b)
 			}
@@ -202,6 +204,9 @@ func (r *Request) messageData(b []byte) error {
 		if (n == 1 || n == 4) && !utf8.Valid(b) {
 			return malformed("Invalid protobuf: a text is not UTF-8.")
 		}
+		if n == 4 && (!json.Valid(b) || string(bytes.TrimSpace(b)) == "null") { // it becomes a part of frames of JSON
+			return malformed("json_data is no JSON value, or null.")
+		}
 		return nil
 	})
 }
@@ -245,7 +250,7 @@ func (r *Request) streamStart(b []byte) error {
 
 // Fields as they are written.
 func putText(dst []byte, n protowire.Number, s string) []byte {
-	return protowire.AppendString(protowire.AppendTag(dst, n, protowire.BytesType), s)
+	return protowire.AppendString(protowire.AppendTag(dst, n, protowire.BytesType), strings.ToValidUTF8(s, "\uFFFD"))
 }
 
 func putNumber(dst []byte, n protowire.Number, v uint64) []byte {
@@ -273,6 +278,30 @@ func downstream(dst []byte, n protowire.Number, m []byte) []byte {
 	return socket.Seal(putMessage(socket.Begin(dst), n, m), start, false)
 }
 
+// appendMessageData appends the field of a MessageData. What was published as an Any but is none is binary, so that it can be read.
+func appendMessageData(dst []byte, d hub.Data) []byte {
+	switch {
+	case d.Kind == hub.Text:
+		return putMessage(dst, 1, valid(d.Bytes))
+	case d.Kind == hub.JSON:
+		return putMessage(dst, 4, valid(d.Bytes))
+	case d.Kind == hub.Protobuf && isAny(d.Bytes):
+		return putMessage(dst, 3, d.Bytes)
+	}
+	return putMessage(dst, 2, d.Bytes)
+}
+
+// isAny reports whether b is a google.protobuf.Any.
+func isAny(b []byte) bool {
+	var url string
+	return fields(b, func(n protowire.Number, _ uint64, b []byte) error {
+		if n == 1 {
+			return text(&url, b)
+		}
+		return nil
+	}) == nil
+}
+
 // Encode returns a whole WebSocket message, on reliable connections the DataMessage without its number. There are no group states.
 func (c protobufCodec) Encode(m *hub.Message) []byte {
 	if m.States != nil {
@@ -284,8 +313,7 @@ func (c protobufCodec) Encode(m *hub.Message) []byte {
 	} else {
 		b = putText(b, 1, "server")
 	}
-	field := [...]protowire.Number{hub.Text: 1, hub.Binary: 2, hub.Protobuf: 3, hub.JSON: 4}[m.Data.Kind]
-	b = putMessage(b, 3, putMessage(nil, field, m.Data.Bytes))
+	b = putMessage(b, 3, appendMessageData(nil, m.Data))
 	for _, k := range slices.Sorted(maps.Keys(m.Metadata)) {
 		b = putMessage(b, 5, putText(putText(nil, 1, k), 2, m.Metadata[k]))
 	}

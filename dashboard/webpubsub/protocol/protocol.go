@@ -3,6 +3,7 @@
 package protocol
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"regexp"
@@ -134,7 +135,7 @@ const maxGroup = 1024
 
 // ValidGroup reports whether a group can have a name: 1 to 1,024 characters that are not all blank.
 func ValidGroup(s string) bool {
-	return strings.TrimSpace(s) != "" && utf8.RuneCountInString(s) <= maxGroup
+	return strings.TrimSpace(s) != "" && utf8.ValidString(s) && utf8.RuneCountInString(s) <= maxGroup
 }
 
 var eventName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]{0,127}$`)
@@ -167,8 +168,23 @@ func ValidMetadata(m map[string]string) error {
 	return nil
 }
 
+// maxReason is what fits into a close frame in bytes (RFC 6455, 5.5).
+const maxReason = 123
+
 func malformed(format string, args ...any) error {
-	return &socket.CloseError{Code: socket.InvalidPayload, Reason: fmt.Sprintf(format, args...)}
+	reason := fmt.Sprintf(format, args...)
+	if len(reason) > maxReason {
+		reason = strings.ToValidUTF8(reason[:maxReason], "")
+	}
+	return &socket.CloseError{Code: socket.InvalidPayload, Reason: reason}
+}
+
+// valid is b with U+FFFD in place of what is not UTF-8: a text frame or field that is none would end the connections of all who get it.
+func valid(b []byte) []byte {
+	if utf8.Valid(b) {
+		return b
+	}
+	return bytes.ToValidUTF8(b, []byte("\uFFFD"))
 }
 
 // check reports what a request of any protocol can't be.
@@ -225,7 +241,10 @@ func (simple) Encode(m *hub.Message) []byte {
 	if m.States != nil {
 		return nil
 	}
-	return socket.Seal(append(socket.Begin(nil), m.Data.Bytes...), 0, m.Data.Kind == hub.Text || m.Data.Kind == hub.JSON)
+	if m.Data.Kind == hub.Text || m.Data.Kind == hub.JSON {
+		return socket.Seal(append(socket.Begin(nil), valid(m.Data.Bytes)...), 0, true)
+	}
+	return socket.Seal(append(socket.Begin(nil), m.Data.Bytes...), 0, false)
 }
 
 func (simple) Append(dst, shared []byte, _ uint64) []byte { return append(dst, shared...) }
