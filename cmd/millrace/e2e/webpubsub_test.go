@@ -15,7 +15,7 @@ const accessKey = "e2eAccessKey0123456789abcdefghijklmnopqrstuv"
 // startWebPubSub runs the program with a key that is known.
 func startWebPubSub(t *testing.T) *server {
 	t.Helper()
-	return start(t, "--access-key", accessKey, "--webpubsub-handler-origin", "127.0.0.1", "--webpubsub-handler-pauses", "100ms,100ms", "--webpubsub-window", "5s")
+	return start(t, "--access-key", accessKey, "--webpubsub-handler-origin", "127.0.0.1", "--webpubsub-handler-pauses", "100ms,100ms", "--webpubsub-window", "5s", "--webpubsub-endpoint", "https://pubsub.example")
 }
 
 func (s *server) connectionString() string {

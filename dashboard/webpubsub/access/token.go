@@ -142,11 +142,17 @@ func (v *Verifier) meant(audiences []string, base, path string, prefix bool) boo
 	})
 }
 
-// location is a URL without its scheme, of which it must have one that we speak, and without a slash at its end.
+// location is a URL without its scheme, of which it must have one that we speak, without the port that the scheme has anyway (Python
+// writes it, JavaScript does not), and without a slash at its end.
 func location(u string) string {
-	for _, scheme := range []string{"http://", "https://", "ws://", "wss://"} {
+	for scheme, port := range map[string]string{"http://": ":80", "https://": ":443", "ws://": ":80", "wss://": ":443"} {
 		if len(u) > len(scheme) && strings.EqualFold(u[:len(scheme)], scheme) {
-			return strings.TrimSuffix(u[len(scheme):], "/")
+			rest := u[len(scheme):]
+			host := rest
+			if end := strings.IndexAny(rest, "/?"); end >= 0 {
+				host = rest[:end]
+			}
+			return strings.TrimSuffix(strings.TrimSuffix(host, port)+rest[len(host):], "/")
 		}
 	}
 	return "\x00" // equal to nothing

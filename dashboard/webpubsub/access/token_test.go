@@ -35,6 +35,7 @@ func TestREST(t *testing.T) {
 	v := verifier(now)
 	for aud, ok := range map[string]bool{
 		"http://h:1/api/hubs/c/:send": true, "https://H:1/API/hubs/c/:send?api-version=1&x=%2F": true, "ws://h:1/api/hubs/c/:send/": true, "wss://pubsub.example/api/hubs/c/%3Asend": true,
+		"https://pubsub.example:443/api/hubs/c/:send?x=1": true, "https://pubsub.example:80/api/hubs/c/:send": false,
 		"http://h:1/api/hubs/c/:send/child": true, "http://h:1/api/hubs/c/:sendSuffix": false, "http://h:2/api/hubs/c/:send": false, "ftp://h:1/api/hubs/c/:send": false, "http://h:1/": false, "": false,
 	} {
 		token, err := SignREST(first, aud, time.Minute, now)

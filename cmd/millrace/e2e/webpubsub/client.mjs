@@ -1,7 +1,8 @@
 // @azure/web-pubsub-client, every method of it. CLIENT names the package, PROTOCOL is json or reliable.
-import { assert, bytes, check, configure, fails, hub, Proxy, require, serviceOf, until, webhook } from "./common.mjs"
+import { assert, bytes, check, configure, covered, fails, hub, Proxy, require, serviceOf, until, webhook } from "./common.mjs"
 
 const { WebPubSubClient, WebPubSubJsonProtocol, WebPubSubJsonReliableProtocol, SendMessageError, InvocationError } = require(process.env.CLIENT)
+const everything = covered(WebPubSubClient)
 const reliable = process.env.PROTOCOL === "reliable"
 const protocol = () => (reliable ? WebPubSubJsonReliableProtocol() : WebPubSubJsonProtocol())
 const service = serviceOf(hub)
@@ -494,4 +495,5 @@ if (a.openGroupStream) {
 a.stop()
 b.stop()
 await until("both have stopped", () => a.seen.stopped.length && b.seen.stopped.length)
+await check("every method has been called", async () => everything())
 process.exit(0)

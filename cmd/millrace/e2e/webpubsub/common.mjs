@@ -37,6 +37,22 @@ export async function check(name, f) {
   console.log("ok " + name)
 }
 
+// covered watches the public methods of a class, and returns what demands that each of them has been called.
+export function covered(Class, ...except) {
+  const missing = new Set()
+  for (const name of Object.getOwnPropertyNames(Class.prototype)) {
+    const { value } = Object.getOwnPropertyDescriptor(Class.prototype, name)
+    if (typeof value !== "function" || name === "constructor" || name.startsWith("_") || except.includes(name)) continue
+    missing.add(name)
+    Class.prototype[name] = function (...args) {
+      missing.delete(name)
+      return value.apply(this, args)
+    }
+  }
+  assert.ok(missing.size > 0, Class.name + " has no methods")
+  return () => assert.deepEqual([...missing], [], "methods of " + Class.name + " that no check calls")
+}
+
 // until polls until f gives something true, and returns that.
 export async function until(what, f, ms = 15000) {
   for (const end = Date.now() + ms; ; ) {

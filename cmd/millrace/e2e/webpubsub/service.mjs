@@ -1,8 +1,9 @@
 // @azure/web-pubsub, every operation of it, seen by clients that read bare frames.
-import { assert, bytes, check, connectionString, endpoint, fails, hub, jwt, key, Proxy, Raw, require, rest, serviceOf, until } from "./common.mjs"
+import { assert, bytes, check, connectionString, covered, endpoint, fails, hub, jwt, key, Proxy, Raw, require, rest, serviceOf, until } from "./common.mjs"
 
 const { AzureKeyCredential, odata, WebPubSubServiceClient } = require("@azure/web-pubsub")
 const service = serviceOf(hub)
+const everything = [covered(WebPubSubServiceClient), covered(service.group("any").constructor)]
 const connect = async (options = {}, protocol) => Raw.connect((await service.getClientAccessToken(options)).url, protocol)
 const code = (e) => e.response?.headers.get("x-ms-error-code")
 const text = { contentType: "text/plain" }
@@ -376,4 +377,5 @@ await check("closeAllConnections", async () => {
   await other.closed
 })
 
+await check("every method has been called", async () => everything.forEach((f) => f()))
 process.exit(0)
