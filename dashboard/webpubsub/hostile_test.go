@@ -55,8 +55,14 @@ func TestReliableClients(t *testing.T) {
 					t.Errorf("client %d: %v", i, err)
 					return
 				}
-				next := time.Now().Add(time.Duration(rng.Int64N(int64(length) * 3 / 2 / int64(drops))))
+				hold := func() time.Time {
+					return time.Now().Add(time.Duration(rng.Int64N(int64(length) * 3 / 2 / int64(drops))))
+				}
+				next := hold()
 				for {
+					if got == 0 { // they have not begun
+						next = time.Now().Add(time.Minute)
+					}
 					ctx, cancel := context.WithDeadline(context.Background(), next)
 					if dropped == drops {
 						cancel()
@@ -94,6 +100,9 @@ func TestReliableClients(t *testing.T) {
 						if m.SequenceID != largest+1 || m.Data != got+1 {
 							t.Errorf("client %d: message %d with data %d after %d with %d", i, m.SequenceID, m.Data, largest, got)
 							return
+						}
+						if got == 0 {
+							next = hold()
 						}
 						largest, got = m.SequenceID, m.Data
 					}
@@ -237,8 +246,10 @@ func TestFloods(t *testing.T) {
 	text := strings.Repeat("x", 8000)
 	const floods = 3000
 	var wg sync.WaitGroup
+	ahead := make(chan struct{}, 100) // as fast as the good one reads
 	wg.Go(func() {
 		for i := range floods {
+			ahead <- struct{}{}
 			if err := flood.ws.Write(context.Background(), websocket.MessageText, fmt.Appendf(nil, `{"type":"sendToGroup","group":"g","dataType":"text","data":"%d %s"}`, i, text)); err != nil {
 				t.Error(err)
 				return
@@ -262,6 +273,7 @@ func TestFloods(t *testing.T) {
 		if got, _, _ := strings.Cut(m["data"].(string), " "); got != fmt.Sprint(i) {
 			t.Fatalf("got %s in place of %d", got, i)
 		}
+		<-ahead
 	}
 	wg.Wait()
 	if refused != 2900 {
