@@ -236,7 +236,7 @@ func (e *Endpoint) client(c *fiber.Ctx) error {
 		return (&refusal{status: http.StatusUnauthorized, text: "An access token is needed."}).send(c)
 	}
 	if i := slices.IndexFunc(claims.Groups, func(g string) bool { return !protocol.ValidGroup(g) }); i >= 0 {
-		return badRequest("Invalid group name. Valid group name should be in between 1 and 1024 characters long.").send(c)
+		return badRequest(badGroup).send(c)
 	}
 	offered := socket.Offered(c)
 	n, err := e.admit(c, name, claims, query, offered)
@@ -371,7 +371,7 @@ func simpleMode(q url.Values) (m mode, err error) {
 	}
 	m.group, _ = takeQuery(q, "group")
 	if !protocol.ValidGroup(m.group) {
-		return m, errors.New("Invalid group name. Valid group name should be in between 1 and 1024 characters long.") //nolint:staticcheck // as the service says it
+		return m, errors.New("the group must have between 1 and 1024 characters that are not all blank")
 	}
 	if echo, ok := takeQuery(q, "noEcho"); ok {
 		m.noEcho = strings.EqualFold(echo, "true")

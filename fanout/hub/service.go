@@ -76,7 +76,7 @@ type Service struct {
 
 // counts since start.
 type counts struct {
-	published, delivered, bytes, slow, lost, resumed, expired atomic.Uint64
+	published, delivered, bytes, slow, resumed, expired atomic.Uint64
 }
 
 // Stats are counters since start, but Connections and Detached.

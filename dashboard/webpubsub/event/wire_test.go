@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"reflect"
 	"strings"
@@ -63,9 +64,7 @@ func TestHeaders(t *testing.T) {
 		} {
 			want.Set(n, v)
 		}
-		for n, v := range more {
-			want[n] = v
-		}
+		maps.Copy(want, more)
 		if !reflect.DeepEqual(g.header, want) {
 			t.Errorf("headers\n%v\nwant\n%v", g.header, want)
 		}

@@ -91,7 +91,7 @@ func TestNames(t *testing.T) {
 	m(strings.Repeat("k", 257), "", false)
 	m("k", strings.Repeat("v", 1025), false)
 	many := map[string]string{}
-	for _, k := range strings.Split("abcdefghi", "") {
+	for k := range strings.SplitSeq("abcdefghi", "") {
 		many[k] = strings.Repeat("v", 1000)
 	}
 	if ValidMetadata(many) == nil {

@@ -26,7 +26,6 @@ type Bridge struct {
 	engine Engine
 
 	mu     sync.Mutex
-	hub    *hub.Hub
 	feeds  map[string]*feed
 	joined []joiner
 	work   chan struct{} // cap 1: look at joined and at who is there
@@ -147,6 +146,7 @@ func (b *Bridge) begin(h *hub.Hub, group string, feeds *sync.WaitGroup) {
 // feed sends the frames of a group until it is ended.
 func (b *Bridge) feed(h *hub.Hub, group string, f *feed) {
 	first := true
+	var last uint64 // frame that members have
 	for {
 		for {
 			u, ok := f.sub.Next(time.Now())
@@ -160,35 +160,44 @@ func (b *Bridge) feed(h *hub.Hub, group string, f *feed) {
 			if !first { // joiners have snapshots of their own
 				h.SendGroup(message(group, u.Frame), nil, nil)
 			}
-			first = false
+			first, last = false, u.Frame.Seq
 		}
 		select {
 		case <-f.end:
 			return
 		case <-f.wake:
 		case c := <-f.news:
-			b.snapshot(c, group)
+			b.snapshot(c, group, last)
 		}
 	}
 }
 
-// snapshot sends one member what is there now.
-func (b *Bridge) snapshot(c *hub.Conn, group string) {
-	sub, _, err := b.engine.Subscribe(fanout.Options{Group: devices.GroupPath(group), Detail: fanout.Envelope, Wake: func() {}})
-	if err != nil {
+// snapshot sends one member what is there now. The engine shares snapshots among those who come at about the same time: what
+// the other members have got since, up to last, is sent after it.
+func (b *Bridge) snapshot(c *hub.Conn, group string, last uint64) {
+	f := b.frame(group, nil)
+	if f == nil || !c.In(group) {
 		return
+	}
+	c.Send(message(group, f))
+	if f.Seq < last {
+		if f = b.frame(group, &fanout.Position{Epoch: f.Epoch, Seq: f.Seq}); f != nil {
+			c.Send(message(group, f))
+		}
+	}
+}
+
+// frame is the first frame of a group from a position on, nil without one: then it is a snapshot.
+func (b *Bridge) frame(group string, from *fanout.Position) *fanout.Frame {
+	sub, _, err := b.engine.Subscribe(fanout.Options{Group: devices.GroupPath(group), Detail: fanout.Envelope, From: from, Wake: func() {}})
+	if err != nil {
+		return nil
 	}
 	defer sub.Close()
 	for {
 		u, ok := sub.Next(time.Now())
-		if !ok {
-			return
-		}
-		if u.Frame != nil {
-			if c.In(group) {
-				c.Send(message(group, u.Frame))
-			}
-			return
+		if !ok || u.Frame != nil {
+			return u.Frame
 		}
 	}
 }
